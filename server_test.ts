@@ -1,0 +1,1176 @@
+import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
+import net from "node:net";
+import { parseOptions, UsageError } from "./main.ts";
+import {
+  type EchoServer,
+  type Exchange,
+  type Listener,
+  type Mode,
+  serve,
+  type ServeOptions,
+} from "./server.ts";
+import {
+  bytesOf,
+  Command,
+  connect,
+  exchange,
+  GREETING,
+  Inbox,
+  readAll,
+  readExactly,
+  runMain,
+  textOf,
+  turn,
+  withCommand,
+  withNet,
+} from "./tools/testing.ts";
+
+// ---------------------------------------------------------------- helpers
+
+const MODES: Mode[] = ["concurrent", "serial", "events"];
+
+type Outcomes = Inbox<Exchange>;
+const outcomesOf = (exchanges: Outcomes) =>
+  exchanges.all.map(({ outcome }) => outcome);
+
+/** Serves on a free port; every finished exchange goes to `exchanges`. */
+function start(
+  options: ServeOptions = {},
+): { server: EchoServer; port: number; exchanges: Outcomes } {
+  const exchanges: Outcomes = new Inbox();
+  const listener = Deno.listen({
+    hostname: "127.0.0.1",
+    port: 0,
+    tcpBacklog: 4096,
+  });
+  const server = serve(listener, { onExchange: exchanges.push, ...options });
+  return { server, port: listener.addr.port, exchanges };
+}
+
+/** Connects, and breaks the connection off with a reset after `until`. */
+async function reset(port: number, until: "connect" | "data", message = "") {
+  const socket = net.connect(port, "127.0.0.1");
+  socket.on("error", () => {}); // the server may have been first
+  const closed = new Promise((resolve) => socket.once("close", resolve));
+  await new Promise((resolve) => socket.once("connect", resolve));
+  if (message) socket.write(message);
+  if (until === "data") {
+    await new Promise((resolve) => socket.once("data", resolve));
+  }
+  socket.resetAndDestroy();
+  await closed;
+}
+
+/** A connection without a network: the test is its client. */
+class MemoryConn {
+  readonly remoteAddr: Deno.Addr = {
+    transport: "tcp",
+    hostname: "192.0.2.1",
+    port: 7,
+  };
+  readonly received: number[] = [];
+  readonly closed = Promise.withResolvers<void>();
+  #input: (Uint8Array | null | Error)[];
+  #wake = () => {};
+  #open = true;
+
+  /** `input` is what the reads get, `null` being the end of file. */
+  constructor(input: (string | null | Error)[] = []) {
+    this.#input = input.map((x) => typeof x === "string" ? bytesOf(x) : x);
+  }
+
+  say(text: string | null): void {
+    this.#input.push(text === null ? null : bytesOf(text));
+    this.#wake();
+  }
+
+  async read(into: Uint8Array): Promise<number | null> {
+    while (this.#open && this.#input.length === 0) {
+      await new Promise<void>((wake) => this.#wake = wake);
+    }
+    if (!this.#open) throw new Deno.errors.BadResource("closed");
+    const next = this.#input.shift()!;
+    if (next instanceof Error) throw next;
+    if (next === null) return null;
+    into.set(next.subarray(0, into.length));
+    if (next.length > into.length) {
+      this.#input.unshift(next.subarray(into.length));
+    }
+    return Math.min(next.length, into.length);
+  }
+
+  write(bytes: Uint8Array): Promise<number> {
+    if (!this.#open) throw new Deno.errors.BadResource("closed");
+    this.received.push(...bytes);
+    return Promise.resolve(bytes.length);
+  }
+
+  closeWrite(): Promise<void> {
+    return Promise.resolve();
+  }
+
+  close(): void {
+    if (!this.#open) throw new Deno.errors.BadResource("closed");
+    this.#open = false;
+    this.#wake();
+    this.closed.resolve();
+  }
+
+  get text(): string {
+    return textOf(new Uint8Array(this.received));
+  }
+}
+
+/** A listener without a network. An `Error` in its queue fails that accept. */
+class MemoryListener {
+  readonly addr: Deno.Addr = {
+    transport: "tcp",
+    hostname: "192.0.2.1",
+    port: 30000,
+  };
+  #queue: (MemoryConn | Error)[] = [];
+  #wake = () => {};
+  #open = true;
+  closes = 0;
+
+  /** Puts connections into the queue. */
+  offer<T extends (MemoryConn | Error)[]>(...conns: T): T {
+    this.#queue.push(...conns);
+    this.#wake();
+    return conns;
+  }
+
+  get waiting(): number {
+    return this.#queue.length;
+  }
+
+  async next(): Promise<IteratorResult<MemoryConn>> {
+    while (this.#open && this.#queue.length === 0) {
+      await new Promise<void>((wake) => this.#wake = wake);
+    }
+    if (!this.#open) return { done: true, value: undefined };
+    const next = this.#queue.shift()!;
+    if (next instanceof Error) throw next;
+    return { done: false, value: next };
+  }
+
+  close(): void {
+    this.closes++;
+    this.#open = false;
+    this.#wake();
+  }
+
+  [Symbol.asyncIterator]() {
+    return this;
+  }
+}
+
+/** Serves on a listener without a network. */
+function startMemory(options: ServeOptions = {}) {
+  const exchanges: Outcomes = new Inbox();
+  const listener = new MemoryListener();
+  const server = serve(listener as unknown as Listener, {
+    onExchange: exchanges.push,
+    ...options,
+  });
+  return { server, listener, exchanges };
+}
+
+// ------------------------------------------------- one exchange, in each mode
+
+for (const mode of MODES) {
+  withNet(
+    `${mode}: greets first, echoes one read and ends the file`,
+    async () => {
+      const { server, port, exchanges } = start({ mode });
+      await using _ = server;
+      using conn = await connect(port);
+      assertEquals(await readExactly(conn, GREETING.length), GREETING);
+      await conn.write(bytesOf("hoge\r\n"));
+      assertEquals(textOf(await readAll(conn)), "hoge\r\n");
+      const [{ remote, outcome, bytes, ms }] = await exchanges.atLeast(1);
+      assertEquals(remote, conn.localAddr);
+      assertEquals({ outcome, bytes }, { outcome: "echoed", bytes: 6 });
+      assert(ms > 0);
+    },
+  );
+
+  withNet(
+    `${mode}: a client that only ends its side gets the greeting`,
+    async () => {
+      const { server, port, exchanges } = start({ mode });
+      await using _ = server;
+      using conn = await connect(port);
+      await conn.closeWrite();
+      assertEquals(textOf(await readAll(conn)), GREETING);
+      await exchanges.atLeast(1);
+      assertEquals(outcomesOf(exchanges), ["eof"]);
+      assertEquals(exchanges.all[0].bytes, 0);
+    },
+  );
+
+  withNet(
+    `${mode}: a client that sends and ends its side gets its echo`,
+    async () => {
+      const { server, port, exchanges } = start({ mode });
+      await using _ = server;
+      using conn = await connect(port);
+      await conn.write(bytesOf("hoge"));
+      await conn.closeWrite();
+      assertEquals(textOf(await readAll(conn)), GREETING + "hoge");
+      await exchanges.atLeast(1);
+      assertEquals(outcomesOf(exchanges), ["echoed"]);
+    },
+  );
+
+  withNet(`${mode}: all byte values come back, and not one more`, async () => {
+    const { server, port } = start({ mode, greeting: "" });
+    await using _ = server;
+    using conn = await connect(port);
+    const message = Uint8Array.from({ length: 256 }, (_, i) => i);
+    await conn.write(message);
+    assertEquals(await readAll(conn), message);
+  });
+
+  withNet(
+    `${mode}: takes maxBytes at most, and no reset for the rest`,
+    async () => {
+      const { server, port, exchanges } = start({ mode });
+      await using _ = server;
+      using conn = await connect(port);
+      await conn.write(bytesOf("x".repeat(5000)));
+      const answer = textOf(await readAll(conn));
+      assertEquals(answer, GREETING + "x".repeat(1024));
+      await exchanges.atLeast(1);
+      assertEquals(exchanges.all[0].bytes, 1024);
+      assertEquals(outcomesOf(exchanges), ["echoed"]);
+    },
+  );
+
+  withNet(
+    `${mode}: too much, read late: the echo and a clean end`,
+    async () => {
+      const { server, port, exchanges } = start({ mode });
+      await using _ = server;
+      using conn = await connect(port);
+      await conn.write(bytesOf("x".repeat(5000)));
+      await exchanges.atLeast(1); // it is over for the server, drained and closed
+      assertEquals(
+        textOf(await readAll(conn)),
+        GREETING + "x".repeat(1024),
+      );
+    },
+  );
+
+  withNet(
+    `${mode}: a second message, read late: the first echo and a clean end`,
+    async () => {
+      const { server, port, exchanges } = start({ mode });
+      await using _ = server;
+      using conn = await connect(port);
+      await conn.write(bytesOf("first"));
+      await exchanges.atLeast(1);
+      await conn.write(bytesOf("second"));
+      assertEquals(textOf(await readAll(conn)), GREETING + "first");
+    },
+  );
+
+  withNet(`${mode}: a short write is continued`, async () => {
+    const greeting = "g".repeat(8 << 20);
+    const { server, port } = start({ mode, greeting });
+    await using _ = server;
+    using conn = await connect(port);
+    assertEquals(await readExactly(conn, greeting.length), greeting);
+    await conn.write(bytesOf("hoge"));
+    assertEquals(textOf(await readAll(conn)), "hoge");
+  });
+
+  withNet(`${mode}: a silent client times out with a clean end`, async () => {
+    const { server, port, exchanges } = start({ mode, timeout: 200 });
+    await using _ = server;
+    using conn = await connect(port);
+    assertEquals(textOf(await readAll(conn)), GREETING);
+    await exchanges.atLeast(1);
+    assertEquals(outcomesOf(exchanges), ["timeout"]);
+    assert(exchanges.all[0].ms >= 200, `after ${exchanges.all[0].ms} ms`);
+  });
+
+  withNet(
+    `${mode}: a client that never reads times out with a clean end`,
+    async () => {
+      const greeting = "g".repeat(8 << 20);
+      const { server, port, exchanges } = start({
+        mode,
+        greeting,
+        timeout: 200,
+      });
+      await using _ = server;
+      using conn = await connect(port);
+      await conn.write(bytesOf("unread, and no reason for a reset"));
+      await exchanges.atLeast(1);
+      assertEquals(outcomesOf(exchanges), ["timeout"]);
+      const { length } = await readAll(conn); // rejects if there was a reset
+      assert(length < greeting.length);
+    },
+  );
+
+  withNet(`${mode}: a reset is an outcome, not an end`, async () => {
+    const { server, port, exchanges } = start({ mode });
+    await using _ = server;
+    await reset(port, "data");
+    await exchanges.atLeast(1);
+    assertEquals(outcomesOf(exchanges), ["reset"]);
+    await reset(port, "connect");
+    assertEquals(await exchange(port, "hoge"), GREETING + "hoge");
+  });
+
+  withNet(`${mode}: an abort ends idle clients cleanly, at once`, async () => {
+    const controller = new AbortController();
+    const { server, port, exchanges } = start({
+      mode,
+      signal: controller.signal,
+    });
+    using conn = await connect(port);
+    await readExactly(conn, GREETING.length);
+    controller.abort();
+    assertEquals(await conn.read(new Uint8Array(1)), null);
+    await server.finished;
+    assertEquals(outcomesOf(exchanges), ["shutdown"]);
+  });
+
+  withNet(`${mode}: shutdown lets the exchange in hand finish`, async () => {
+    const { server, port, exchanges } = start({ mode });
+    using conn = await connect(port);
+    await readExactly(conn, GREETING.length);
+    const stopped = server.shutdown();
+    await conn.write(bytesOf("last words"));
+    assertEquals(textOf(await readAll(conn)), "last words");
+    await stopped;
+    assertEquals(outcomesOf(exchanges), ["echoed"]);
+  });
+
+  withNet(
+    `${mode}: shutdown serves those who wait in the kernel's queue`,
+    async () => {
+      const { server, port, exchanges } = start({ mode, maxConnections: 1 });
+      using first = await connect(port);
+      await readExactly(first, GREETING.length);
+      const waiting = Array.from({ length: 100 }, async (_, i) => {
+        using conn = await connect(port);
+        connected.push(i);
+        await conn.write(bytesOf(`${i}`));
+        return textOf(await readAll(conn));
+      });
+      const connected = new Inbox<number>();
+      await connected.atLeast(100);
+      const stopped = server.shutdown();
+      await first.closeWrite();
+      assertEquals(
+        await Promise.all(waiting),
+        waiting.map((_, i) => `${GREETING}${i}`),
+      );
+      await stopped;
+      assertEquals(exchanges.all.length, 101);
+    },
+  );
+
+  withNet(
+    `${mode}: shutdown twice and after an abort settles once`,
+    async () => {
+      const controller = new AbortController();
+      const { server } = start({ mode, signal: controller.signal });
+      let settled = 0;
+      server.finished.then(() => settled++);
+      const twice = [server.shutdown(), server.shutdown()];
+      controller.abort();
+      await Promise.all([...twice, server.shutdown(), server.finished]);
+      assertEquals(settled, 1);
+    },
+  );
+
+  Deno.test(`${mode}: in memory, a short write and a short read`, async () => {
+    const { server, listener, exchanges } = startMemory({ mode });
+    await using _ = server;
+    class Slow extends MemoryConn {
+      override write(bytes: Uint8Array): Promise<number> {
+        return super.write(bytes.subarray(0, 3));
+      }
+    }
+    const [conn] = listener.offer(new Slow(["hoge\r\n"]));
+    await conn.closed.promise;
+    assertEquals(conn.text, GREETING + "hoge\r\n");
+    assertEquals(exchanges.all[0].bytes, 6);
+  });
+
+  Deno.test(`${mode}: in memory, what fails is an outcome`, async () => {
+    const { server, listener, exchanges } = startMemory({ mode });
+    await using _ = server;
+    class NoWrite extends MemoryConn {
+      override write(): Promise<number> {
+        return Promise.reject(new Deno.errors.BrokenPipe());
+      }
+    }
+    listener.offer(
+      new NoWrite(),
+      new MemoryConn([new Deno.errors.ConnectionReset()]),
+      new MemoryConn([new Error("odd")]),
+      new MemoryConn([new Deno.errors.UnexpectedEof()]),
+      new MemoryConn([null]),
+      new MemoryConn(["last"]),
+    );
+    await exchanges.atLeast(6);
+    assertEquals(outcomesOf(exchanges).toSorted(), [
+      "echoed",
+      "eof",
+      "eof",
+      "error",
+      "reset",
+      "reset",
+    ]);
+  });
+
+  Deno.test(`${mode}: in memory, accepting goes on after every failure`, async () => {
+    const errors: unknown[] = [];
+    const { server, listener } = startMemory({
+      mode,
+      onAcceptError: (error) => errors.push(error),
+    });
+    await using _ = server;
+    const full = Object.assign(new Error("Too many open files"), {
+      code: "EMFILE",
+    });
+    const conns = [new MemoryConn(["a"]), new MemoryConn(["b"])];
+    listener.offer(
+      new Deno.errors.NotConnected(),
+      conns[0],
+      full,
+      new Deno.errors.ConnectionAborted(),
+      conns[1],
+    );
+    await Promise.all(conns.map((conn) => conn.closed.promise));
+    assertEquals(conns.map((conn) => conn.text), [
+      GREETING + "a",
+      GREETING + "b",
+    ]);
+    assertEquals(errors, [full]); // a client that did not wait is no error
+  });
+}
+
+// ------------------------------------------------------------ the three modes
+
+withNet(
+  "serial: a second client gets no greeting until the first is done",
+  async () => {
+    const { server, port, exchanges } = start({ mode: "serial" });
+    await using _ = server;
+    using first = await connect(port);
+    await readExactly(first, GREETING.length);
+    using second = await connect(port);
+    let greeted = false;
+    const greeting = readExactly(second, GREETING.length).then((text) => {
+      greeted = true;
+      return text;
+    });
+    await first.write(bytesOf("one"));
+    assertEquals(greeted, false);
+    assertEquals(textOf(await readAll(first)), "one");
+    assertEquals(await greeting, GREETING);
+    await second.write(bytesOf("two"));
+    assertEquals(textOf(await readAll(second)), "two");
+    await exchanges.atLeast(2);
+    assertEquals(outcomesOf(exchanges), ["echoed", "echoed"]);
+  },
+);
+
+Deno.test("serial: in memory, the second connection is not even taken", async () => {
+  const { server, listener } = startMemory({ mode: "serial" });
+  await using _ = server;
+  const [first, second] = listener.offer(new MemoryConn(), new MemoryConn());
+  while (first.text !== GREETING) await turn();
+  assertEquals(listener.waiting, 1);
+  assertEquals(second.text, "");
+  first.say("one");
+  await first.closed.promise;
+  second.say("two");
+  await second.closed.promise;
+  assertEquals(second.text, GREETING + "two");
+});
+
+for (const mode of ["concurrent", "events"] as const) {
+  withNet(`${mode}: a silent first client keeps nobody waiting`, async () => {
+    const { server, port } = start({ mode });
+    await using _ = server;
+    using silent = await connect(port);
+    await readExactly(silent, GREETING.length);
+    for (let i = 0; i < 10; i++) {
+      assertEquals(await exchange(port, `${i}`), `${GREETING}${i}`);
+    }
+  });
+
+  Deno.test(`${mode}: in memory, clients that never read keep nobody waiting`, async () => {
+    const { server, listener } = startMemory({ mode, timeout: 500 });
+    await using _ = server;
+    class Stuck extends MemoryConn {
+      override async write(): Promise<number> {
+        await this.closed.promise;
+        throw new Deno.errors.BadResource("closed");
+      }
+    }
+    listener.offer(...Array.from({ length: 200 }, () => new Stuck()));
+    const [conn] = listener.offer(new MemoryConn(["hoge"]));
+    await conn.closed.promise;
+    assertEquals(conn.text, GREETING + "hoge");
+  });
+}
+
+withNet(
+  "a crowd that never reads a large greeting keeps nobody waiting",
+  async () => {
+    const { server, port, exchanges } = start({
+      greeting: new Uint8Array(8 << 20),
+      timeout: 60_000,
+    });
+    const crowd = await Promise.all(
+      Array.from({ length: 100 }, () => connect(port)),
+    );
+    using conn = await connect(port);
+    await readExactly(conn, 8 << 20);
+    await conn.write(bytesOf("hoge"));
+    assertEquals(textOf(await readAll(conn)), "hoge");
+    await exchanges.atLeast(1);
+    assertEquals(outcomesOf(exchanges), ["echoed"]);
+    crowd.forEach((conn) => conn.close());
+    await server.shutdown();
+    assertEquals(exchanges.all.length, 101);
+  },
+);
+
+// ------------------------------------------------------------------ the limits
+
+for (const mode of ["concurrent", "events"] as const) {
+  withNet(
+    `${mode}: maxConnections is reached, never exceeded, and kept in order`,
+    async () => {
+      const { server, port, exchanges } = start({
+        mode,
+        maxConnections: 3,
+        timeout: 300,
+      });
+      await using _ = server;
+      const greeted = new Inbox<number>();
+      const ended = new Inbox<number>();
+      let most = 0;
+      const order = new Inbox<number>();
+      // One in each way to end, again and again: each gives its place back.
+      const ways: ((conn: Deno.Conn) => Promise<void>)[] = [
+        async (conn) => void await conn.write(bytesOf("hoge")),
+        (conn) => conn.closeWrite(),
+        (conn) => Promise.resolve(conn.close()),
+        () => Promise.resolve(), // silent: a timeout
+        async (conn) => void await conn.write(bytesOf("x".repeat(5000))),
+      ];
+      const clients: Promise<void>[] = [];
+      for (let i = 0; i < 20; i++) {
+        const conn = await connect(port); // so they are in the queue in order
+        clients.push((async () => {
+          await readExactly(conn, GREETING.length);
+          greeted.push(i);
+          order.push(i);
+          most = Math.max(most, greeted.all.length - exchanges.all.length);
+          await ways[i % ways.length](conn);
+          try {
+            await readAll(conn);
+            conn.close();
+          } catch { /* it closed its connection itself */ }
+          ended.push(i);
+        })());
+      }
+      await Promise.all(clients);
+      await exchanges.atLeast(20);
+      assertEquals(order.all, Array.from({ length: 20 }, (_, i) => i));
+      assert(most <= 3, `${most} at once`);
+      const counts = Object.groupBy(
+        outcomesOf(exchanges),
+        (outcome) => outcome,
+      );
+      assertEquals(counts.timeout?.length, 4);
+      assertEquals(counts.echoed?.length, 8);
+    },
+  );
+}
+
+Deno.test("in memory, maxConnections is reached and never exceeded", async () => {
+  const { server, listener } = startMemory({ maxConnections: 2 });
+  await using _ = server;
+  const conns = Array.from({ length: 5 }, () => new MemoryConn());
+  listener.offer(...conns);
+  for (const [i, conn] of conns.entries()) {
+    while (conn.text !== GREETING) await turn();
+    const waiting = Math.max(0, conns.length - i - 2);
+    while (listener.waiting > waiting) await turn(); // reached ...
+    for (let turns = 0; turns < 10; turns++) await turn();
+    assertEquals(listener.waiting, waiting); // ... and not exceeded
+    conn.say(i % 2 === 0 ? "hoge" : null);
+    await conn.closed.promise;
+  }
+});
+
+withNet("thousands of silent clients time out together", async () => {
+  const { server, port, exchanges } = start({ timeout: 400 });
+  await using _ = server;
+  const conns = await Promise.all(
+    Array.from({ length: 2000 }, () => connect(port)),
+  );
+  const answers = await Promise.all(conns.map(readAll));
+  assert(answers.every((answer) => textOf(answer) === GREETING));
+  await exchanges.atLeast(2000);
+  assert(outcomesOf(exchanges).every((outcome) => outcome === "timeout"));
+  conns.forEach((conn) => conn.close());
+});
+
+// --------------------------------------------------------------- the API's edges
+
+Deno.test("wrong options throw and name the option", () => {
+  const listener = new MemoryListener() as unknown as Listener;
+  const wrong: [unknown, typeof TypeError | typeof RangeError][] = [
+    [{ greeting: 1 }, TypeError],
+    [{ maxBytes: 0 }, RangeError],
+    [{ maxBytes: 1.5 }, RangeError],
+    [{ maxBytes: NaN }, RangeError],
+    [{ maxBytes: 2 ** 30 + 1 }, RangeError],
+    [{ maxBytes: "1024" }, TypeError],
+    [{ timeout: -1 }, RangeError],
+    [{ timeout: NaN }, RangeError],
+    [{ timeout: Infinity }, RangeError],
+    [{ timeout: 2 ** 31 }, RangeError],
+    [{ timeout: "1" }, TypeError],
+    [{ maxConnections: 0 }, RangeError],
+    [{ maxConnections: 1.5 }, RangeError],
+    [{ maxConnections: null }, TypeError],
+    [{ mode: "fast" }, TypeError],
+    [{ signal: {} }, TypeError],
+    [{ onExchange: "log" }, TypeError],
+    [{ onAcceptError: true }, TypeError],
+  ];
+  for (const [options, type] of wrong) {
+    const [name] = Object.keys(options as Record<string, unknown>);
+    assertThrows(() => serve(listener, options as ServeOptions), type, name);
+  }
+});
+
+Deno.test("a greeting of bytes is sent as it was when the server started", async () => {
+  const greeting = new Uint8Array([0, 255, 13]);
+  const { server, listener } = startMemory({ greeting });
+  await using _ = server;
+  greeting.fill(1);
+  const [conn] = listener.offer(new MemoryConn([null]));
+  await conn.closed.promise;
+  assertEquals(conn.received, [0, 255, 13]);
+});
+
+Deno.test("a signal that is aborted already stops the server", async () => {
+  const { server, listener } = startMemory({ signal: AbortSignal.abort() });
+  await server.finished;
+  assertEquals(listener.closes, 1);
+});
+
+Deno.test("a listener closed from outside finishes the server", async () => {
+  const { server, listener, exchanges } = startMemory();
+  const [conn] = listener.offer(new MemoryConn());
+  while (conn.text === "") await turn();
+  listener.close();
+  conn.say("hoge");
+  await server.finished;
+  await server.shutdown();
+  assertEquals(conn.text, GREETING + "hoge");
+  assertEquals(outcomesOf(exchanges), ["echoed"]);
+});
+
+withNet("a Deno.Listener closed from outside finishes the server", async () => {
+  const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const server = serve(listener);
+  listener.close();
+  await server.finished;
+});
+
+Deno.test("what a callback throws is printed and harms nobody", async () => {
+  const printed: unknown[] = [];
+  const { error } = console;
+  console.error = (what: unknown) => void printed.push(what);
+  try {
+    const fault = new Error("in a callback");
+    const { server, listener } = startMemory({
+      onExchange: () => {
+        throw fault;
+      },
+      onAcceptError: () => Promise.reject(fault),
+    });
+    const [conn] = listener.offer(new MemoryConn(["hoge"]));
+    await conn.closed.promise;
+    const [, after] = listener.offer(new Error("odd"), new MemoryConn([null]));
+    await (after as MemoryConn).closed.promise;
+    await server.shutdown();
+    assertEquals(printed, [fault, fault, fault]);
+  } finally {
+    console.error = error;
+  }
+});
+
+// ------------------------------------------------------------------ the options
+
+Deno.test("options: the defaults", () => {
+  assertEquals(parseOptions([]), {
+    port: 30000,
+    host: "0.0.0.0",
+    greeting: bytesOf(GREETING),
+    maxBytes: 1024,
+    timeout: 60_000,
+    maxConnections: Infinity,
+    mode: "concurrent",
+    grace: 10_000,
+    reusePort: false,
+    verbose: false,
+    json: false,
+    help: false,
+    version: false,
+  });
+});
+
+Deno.test("options: every way to write a value", () => {
+  const accepted: [string[], Record<string, unknown>][] = [
+    [["-p", "0"], { port: 0 }],
+    [["-p0"], { port: 0 }],
+    [["-p=7"], { port: 7 }],
+    [["--port", "65535"], { port: 65535 }],
+    [["--port=007"], { port: 7 }],
+    [["--host", "::1"], { host: "::1" }],
+    [["--host=localhost"], { host: "localhost" }],
+    [["--greeting", ""], { greeting: bytesOf("") }],
+    [["--greeting="], { greeting: bytesOf("") }],
+    [["--greeting", "-v"], { greeting: bytesOf("-v") }],
+    [["--greeting", "--port=1"], { greeting: bytesOf("--port=1") }],
+    [["--greeting", "a=b c\né"], { greeting: bytesOf("a=b c\né") }],
+    [
+      ["--greeting", String.raw`\r\n\t\0\\n\xfF\x00é`],
+      {
+        greeting: new Uint8Array(
+          [13, 10, 9, 0, 92, 110, 255, 0, 0xc3, 0xa9],
+        ),
+      },
+    ],
+    [["--max-bytes", "1"], { maxBytes: 1 }],
+    [["--max-bytes", "1073741824"], { maxBytes: 2 ** 30 }],
+    [["--timeout", "0"], { timeout: 0 }],
+    [["--timeout", "0.25"], { timeout: 250 }],
+    [["--timeout", "2147483"], { timeout: 2_147_483_000 }],
+    [["--max-connections", "1"], { maxConnections: 1 }],
+    [["--max-connections", "none"], { maxConnections: Infinity }],
+    [["--mode", "serial"], { mode: "serial" }],
+    [["--mode=events"], { mode: "events" }],
+    [["--grace", "0"], { grace: 0 }],
+    [["--reuse-port"], { reusePort: true }],
+    [["-v", "--json"], { verbose: true, json: true }],
+    [["-vp", "5"], { verbose: true, port: 5 }],
+    [["-v", "-v"], { verbose: true }],
+    [["--verbose", "false"], { verbose: false }], // parseArgs reads it so
+    [["-hV"], { help: true, version: true }],
+    [["--"], {}],
+  ];
+  const defaults = parseOptions([]);
+  for (const [args, changed] of accepted) {
+    assertEquals(parseOptions(args), { ...defaults, ...changed }, `${args}`);
+  }
+});
+
+Deno.test("options: every refusal names the option and the value", () => {
+  const refused: [string[], string][] = [];
+  for (
+    const value of [
+      ..."65536 -1 1e3 0x10 0b1 0o7 NaN Infinity 1.5 1. .5 1_000 +1 ١ 1n"
+        .split(" "),
+      "",
+      " 1",
+      "1 ",
+      "99999999999999999999999",
+    ]
+  ) {
+    const why = `--port: ${JSON.stringify(value)} is not a whole number`;
+    refused.push([["--port", value], why], [[`--port=${value}`], why]);
+  }
+  for (const value of "-1 1e3 NaN Infinity 1. .5 2147484 1,5".split(" ")) {
+    refused.push(
+      [["--timeout", value], `--timeout: "${value}" is not a number`],
+      [["--grace", value], `--grace: "${value}" is not a number`],
+    );
+  }
+  for (const value of ["0", "1.5", "1073741825", ""]) {
+    refused.push([["--max-bytes", value], `--max-bytes: "${value}" is not`]);
+  }
+  for (const value of ["0", "None", "1000000001", ""]) {
+    refused.push(
+      [["--max-connections", value], `--max-connections: "${value}" is not`],
+    );
+  }
+  refused.push(
+    [["--port"], "--port: needs a value"],
+    [["-v", "-p"], "--port: needs a value"],
+    [["--port", "1", "-p", "1"], "--port: is given more than once"],
+    [["--host", ""], "--host: must not be empty"],
+    [["--mode", "fast"], '--mode: "fast" is not one of'],
+    [["--mode", "Serial"], '--mode: "Serial" is not one of'],
+    [["--greeting", String.raw`\q`], String.raw`--greeting: "\\q" is not`],
+    [["--greeting", String.raw`\x4`], String.raw`--greeting: "\\x" is not`],
+    [["--greeting", "\\"], String.raw`--greeting: "\\" is not`],
+    [["--verbose=yes"], "--verbose: takes no value"],
+    [["--json="], "--json: takes no value"],
+    [["-v=yes"], "--verbose: takes no value"],
+    [["--no-verbose"], 'unknown option "--no-verbose"'],
+    [["--no-port"], 'unknown option "--no-port"'],
+    [["--prot", "1"], 'unknown option "--prot"'],
+    [["-x"], 'unknown option "-x"'],
+    [["-"], 'unknown option "-"'],
+    [["--__proto__"], 'unknown option "--__proto__"'],
+    [["--constructor=1"], 'unknown option "--constructor=1"'],
+    [["--port.x=1"], 'unknown option "--port.x=1"'],
+    [["30000"], 'unknown argument "30000"'],
+    [[""], 'unknown argument ""'],
+    [["--", "a\u001b[31m\nb"], String.raw`unknown argument "a\u001b[31m\nb"`],
+  );
+  for (const [args, why] of refused) {
+    assertThrows(() => parseOptions(args), UsageError, why);
+  }
+});
+
+Deno.test("options: thousands of generated argument lists", () => {
+  // A generator of its own, so that a failure can be repeated.
+  let state = 1;
+  const random = (below: number) => {
+    state = (state * 48271) % 2147483647;
+    return state % below;
+  };
+  const pick = <T>(from: T[]) => from[random(from.length)];
+  const names = [
+    ..."port host greeting max-bytes timeout max-connections mode grace".split(
+      " ",
+    ),
+    ..."reuse-port verbose json help version no-json x __proto__ p v h V".split(
+      " ",
+    ),
+    "",
+  ];
+  const values = [
+    ..."0 1 -1 65535 65536 1e3 0x10 1.5 NaN Infinity true false none serial"
+      .split(" "),
+    "",
+    " ",
+    "\\r",
+    "\\",
+    "\n",
+    "\u2028\u009b",
+    "é",
+    "=",
+    "--",
+    "-",
+    "9".repeat(400),
+  ];
+  const shapes = [
+    () => `--${pick(names)}`,
+    () => `-${pick(names)}`,
+    () => `--${pick(names)}=${pick(values)}`,
+    () => `-${pick(names)}${pick(values)}`,
+    () => pick(values),
+  ];
+  let accepted = 0, refused = 0;
+  for (let i = 0; i < 20_000; i++) {
+    const args = Array.from({ length: random(5) }, () => pick(shapes)());
+    try {
+      const options = parseOptions(args);
+      assert(Number.isInteger(options.port) && options.port <= 65535);
+      assert(options.timeout >= 0 && options.grace >= 0 && options.host);
+      assert(options.maxBytes >= 1 && options.maxConnections >= 1);
+      assert(MODES.includes(options.mode));
+      accepted++;
+    } catch (error) {
+      assert(error instanceof UsageError, `${JSON.stringify(args)}: ${error}`);
+      assertMatch((error as Error).message, /^(--[a-z-]+: |unknown ).+$/);
+      // deno-lint-ignore no-control-regex
+      assertEquals(/[\x00-\x1f\x7f-\x9f\u2028]/.test(`${error}`), false);
+      refused++;
+    }
+  }
+  assert(accepted > 500 && refused > 500, `${accepted}, ${refused}`);
+});
+
+// ------------------------------------------------------------------ the command
+
+withCommand(
+  "command: says when it is ready, serves, logs, and sums up",
+  async () => {
+    await using command = new Command(["--port", "0", "-v"]);
+    const port = await command.ready();
+    assertEquals(command.stdout.all, [`wait... listening on 0.0.0.0:${port}`]);
+    assertEquals(
+      await exchange(port, "\x1b]0;secret\x07"),
+      GREETING + "\x1b]0;secret\x07",
+    );
+    assertMatch(
+      await command.event("exchange"),
+      /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z exchange remote=127\.0\.0\.1:\d+ outcome=echoed bytes=11 ms=\d+(\.\d+)?$/,
+    );
+    command.kill("SIGTERM");
+    assertEquals(await command.code(), 0);
+    const [, shutdown, summary] = command.stderr.all;
+    assertMatch(shutdown, /Z shutdown signal=SIGTERM$/);
+    assertMatch(
+      summary,
+      /Z summary echoed=1 eof=0 timeout=0 reset=0 shutdown=0 error=0$/,
+    );
+    assertEquals(command.stderr.all.length, 3);
+    assertEquals(command.stdout.all.length, 1);
+    assertEquals(`${command.stderr.all}`.includes("secret"), false);
+  },
+);
+
+withCommand("command: --json logs an object a line", async () => {
+  await using command = new Command([
+    "--port=0",
+    "-v",
+    "--json",
+    "--greeting=",
+  ]);
+  const port = await command.ready();
+  assertEquals(await exchange(port, "hoge"), "hoge");
+  await command.event("exchange");
+  command.kill("SIGINT");
+  assertEquals(await command.code(), 0);
+  const [one, two, three] = command.stderr.all.map((line) => JSON.parse(line));
+  assertMatch(one.time, /^\d{4}-.*Z$/);
+  assertMatch(one.remote, /^127\.0\.0\.1:\d+$/);
+  assert(one.ms > 0);
+  assertEquals(
+    { ...one, time: 0, remote: 0, ms: 0 },
+    {
+      time: 0,
+      event: "exchange",
+      remote: 0,
+      outcome: "echoed",
+      bytes: 4,
+      ms: 0,
+    },
+  );
+  assertEquals({ ...two, time: 0 }, {
+    time: 0,
+    event: "shutdown",
+    signal: "SIGINT",
+  });
+  assertEquals(three.event, "summary");
+  assertEquals(three.echoed, 1);
+});
+
+withCommand("command: --help and --version", async () => {
+  await using help = new Command(["--help"]);
+  await using version = new Command(["-V"]);
+  assertEquals([await help.code(), await version.code()], [0, 0]);
+  assertEquals(help.stderr.all.length + version.stderr.all.length, 0);
+  const { version: is } = JSON.parse(
+    await Deno.readTextFile(new URL("deno.json", import.meta.url)),
+  );
+  assertEquals(version.stdout.all, [`echo-server ${is}`]);
+  assertEquals(help.stdout.all[0], `echo-server ${is}`);
+});
+
+withCommand("command: a usage error is one line and exit code 2", async () => {
+  await using command = new Command(["--port", "1e3"]);
+  assertEquals(await command.code(), 2);
+  assertEquals(command.stdout.all, []);
+  assertEquals(command.stderr.all, [
+    'echo-server: --port: "1e3" is not a whole number from 0 to 65535',
+  ]);
+});
+
+withCommand(
+  "command: what the system refuses is one line and exit code 1",
+  async () => {
+    using taken = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+    const { port } = taken.addr;
+    const cases: [string[], string, string[]?][] = [
+      [
+        ["--host", "127.0.0.1", "--port", `${port}`],
+        `127.0.0.1:${port}: the port is in use`,
+      ],
+      [
+        ["--host", "192.0.2.1", "--port", "0"],
+        "192.0.2.1:0: this machine does not have that address",
+      ],
+      [["--host", "a b\n", "--port", "0"], String.raw`a b\n:0: invalid host`],
+      [["--port", "0"], "0.0.0.0:0: run it with --allow-net", runMain()],
+    ];
+    for (const [args, why, program] of cases) {
+      await using command = new Command(args, program);
+      assertEquals(await command.code(), 1);
+      assertEquals(command.stdout.all, []);
+      assertEquals(command.stderr.all.length, 1, `${command.stderr.all}`);
+      const line = `echo-server: cannot listen on ${why}`;
+      assertEquals(command.stderr.all[0].slice(0, line.length), line);
+    }
+  },
+);
+
+withCommand("command: an IPv6 address stands in brackets", async () => {
+  await using command = new Command(["--host", "::1", "--port", "0"]);
+  await command.ready();
+  assertMatch(command.stdout.all[0], /listening on \[::1\]:\d+$/);
+});
+
+withCommand(
+  "command: --mode, --max-bytes and --timeout reach the service",
+  async () => {
+    await using command = new Command(
+      ["-p0", "--mode=serial", "--max-bytes=3", "--timeout=0.3", "-v"],
+    );
+    const port = await command.ready();
+    using silent = await connect(port);
+    await readExactly(silent, GREETING.length);
+    assertEquals(await exchange(port, "hoge"), GREETING + "hog"); // after 0.3 s
+    assertEquals(await silent.read(new Uint8Array(1)), null);
+    assertMatch(await command.event("exchange"), /outcome=timeout/);
+  },
+);
+
+for (const signal of ["SIGINT", "SIGTERM"] as const) {
+  withCommand(
+    `command: ${signal}, the grace, and a clean end for the idle`,
+    async () => {
+      await using command = new Command(["-p0", "--grace=0.5", "-v"]);
+      const port = await command.ready();
+      using idle = await connect(port);
+      using busy = await connect(port);
+      await readExactly(idle, GREETING.length);
+      await readExactly(busy, GREETING.length);
+      command.kill(signal);
+      await command.event("shutdown");
+      await busy.write(bytesOf("in time"));
+      assertEquals(textOf(await readAll(busy)), "in time");
+      assertEquals(await idle.read(new Uint8Array(1)), null);
+      assertEquals(await command.code(), 0);
+      assertMatch(
+        await command.event("summary"),
+        /echoed=1 eof=0 timeout=0 reset=0 shutdown=1 error=0$/,
+      );
+    },
+  );
+
+  withCommand(`command: a second ${signal} ends it at once`, async () => {
+    await using command = new Command(["-p0", "--timeout=0"]);
+    const port = await command.ready();
+    using idle = await connect(port);
+    await readExactly(idle, GREETING.length);
+    command.kill(signal);
+    await command.event("shutdown");
+    command.kill(signal);
+    assertEquals(await command.code(), signal === "SIGINT" ? 130 : 143);
+  });
+}
+
+withCommand("command: a thousand resets leave nothing behind", async () => {
+  await using command = new Command(["-p0", "--max-bytes=1000000"]);
+  const port = await command.ready();
+  await exchange(port, "hoge");
+  const before = await command.descriptors();
+  for (let i = 0; i < 125; i++) {
+    await Promise.all([
+      reset(port, "connect"), // before the greeting, often before the accept
+      reset(port, "connect"),
+      reset(port, "data"), // after the greeting
+      reset(port, "data"),
+      reset(port, "connect", "x".repeat(100)), // in the middle of a message
+      reset(port, "data", "x".repeat(100)),
+      reset(port, "connect", "x".repeat(500_000)), // while it echoes
+      reset(port, "data", "x".repeat(500_000)),
+    ]);
+  }
+  assertEquals(await exchange(port, "hoge"), GREETING + "hoge");
+  while (await command.descriptors() > before) await turn();
+  command.kill("SIGTERM");
+  assertEquals(await command.code(), 0);
+  assertEquals(command.stderr.all.length, 2);
+  assertMatch(
+    command.stderr.all[1],
+    / reset=\d\d+ shutdown=0 error=0$/,
+  );
+});
+
+withCommand(
+  "command: out of descriptors, it backs off and recovers",
+  async () => {
+    await using command = new Command(
+      ["-p0", "-v"],
+      ["sh", "-c", 'ulimit -n 64; exec "$@"', "sh", ...runMain("--allow-net")],
+    );
+    const port = await command.ready();
+    const clients = await Promise.all(
+      Array.from({ length: 200 }, () => connect(port)),
+    );
+    assertMatch(
+      await command.event("accept-error"),
+      /error="Too many open files \(os error 24\)"$/,
+    );
+    // Each one leaves as soon as it has its echo: so the next ones are taken.
+    const echoes = await Promise.all(clients.map(async (conn, i) => {
+      await readExactly(conn, GREETING.length);
+      await conn.write(bytesOf(`${i}`));
+      const echo = textOf(await readAll(conn));
+      conn.close();
+      return echo;
+    }));
+    assertEquals(echoes, clients.map((_, i) => `${i}`));
+    command.kill("SIGTERM");
+    assertEquals(await command.code(), 0);
+    assertMatch(await command.event("summary"), /echoed=200 .* error=0$/);
+    const times = command.stderr.all
+      .filter((line) => line.includes("accept-error"))
+      .map((line) => Date.parse(line.split(" ")[0]));
+    times.slice(1).forEach((time, i) => assert(time - times[i] >= 990));
+  },
+);
+
+withCommand("command: SIGTERM under load loses no exchange", async () => {
+  await using command = new Command(["-p0"]);
+  const port = await command.ready();
+  const open = () =>
+    Promise.all(Array.from({ length: 500 }, () => connect(port)));
+  const greeted = await open();
+  await Promise.all(
+    greeted.map((conn) => readExactly(conn, GREETING.length)),
+  );
+  command.kill("SIGSTOP"); // so that the next ones wait in the kernel's queue
+  const queued = await open();
+  await Promise.all(
+    [...greeted, ...queued].map((conn) => conn.write(bytesOf("hoge"))),
+  );
+  command.kill("SIGTERM");
+  command.kill("SIGCONT");
+  const answers = async (conns: Deno.Conn[]) =>
+    new Set((await Promise.all(conns.map(readAll))).map(textOf));
+  assertEquals(await answers(greeted), new Set(["hoge"]));
+  assertEquals(await answers(queued), new Set([GREETING + "hoge"]));
+  assertEquals(await command.code(), 0);
+  assertEquals(command.stderr.all.length, 2);
+  assertMatch(
+    command.stderr.all[1],
+    /echoed=1000 eof=0 timeout=0 reset=0 shutdown=0 error=0$/,
+  );
+  [...greeted, ...queued].forEach((conn) => conn.close());
+});
+
+withCommand(
+  "command: nobody reading its log or its output is no reason to end",
+  async () => {
+    await using command = new Command(["-p0", "-v"]);
+    const port = await command.ready();
+    command.stopReading();
+    for (let i = 0; i < 3; i++) {
+      assertEquals(await exchange(port, "hoge"), GREETING + "hoge");
+    }
+  },
+);
