@@ -16,6 +16,7 @@ import {
   exchange,
   GREETING,
   Inbox,
+  needs,
   readAll,
   readExactly,
   runMain,
@@ -630,6 +631,25 @@ withNet("thousands of silent clients time out together", async () => {
 
 // --------------------------------------------------------------- the API's edges
 
+Deno.test("thousands of connections cost no timer each", async () => {
+  const { setTimeout } = globalThis;
+  let timers = 0;
+  globalThis.setTimeout = ((...args: Parameters<typeof setTimeout>) => {
+    timers++;
+    return setTimeout(...args);
+  }) as typeof setTimeout;
+  try {
+    const { server, listener, exchanges } = startMemory({ timeout: 100 });
+    listener.offer(...Array.from({ length: 5000 }, () => new MemoryConn()));
+    await exchanges.atLeast(5000);
+    assert(outcomesOf(exchanges).every((outcome) => outcome === "timeout"));
+    await server.shutdown();
+  } finally {
+    globalThis.setTimeout = setTimeout;
+  }
+  assert(timers > 0 && timers < 100, `${timers} timers`);
+});
+
 Deno.test("wrong options throw and name the option", () => {
   const listener = new MemoryListener() as unknown as Listener;
   const wrong: [unknown, typeof TypeError | typeof RangeError][] = [
@@ -715,6 +735,176 @@ Deno.test("what a callback throws is printed and harms nobody", async () => {
     console.error = error;
   }
 });
+
+// ------------------------------------------------------------- other listeners
+
+/** A key and a certificate for `localhost`, both in one text. */
+async function certificate(): Promise<string> {
+  const { stdout } = await new Deno.Command("openssl", {
+    args: [
+      ..."req -x509 -nodes -newkey ec -pkeyopt ec_paramgen_curve:P-256"
+        .split(" "),
+      ..."-subj /CN=localhost -addext subjectAltName=DNS:localhost".split(" "),
+      ..."-addext basicConstraints=CA:FALSE -keyout - -out -".split(" "),
+    ],
+    stderr: "null",
+  }).output();
+  return textOf(stdout);
+}
+
+/** A listener, and how a client gets to it. */
+interface Kind {
+  listener: Listener;
+  connect: () => Promise<Deno.Conn>;
+  clean?: () => Promise<void>;
+}
+
+async function tls(): Promise<Kind> {
+  const pem = await certificate();
+  const listener = Deno.listenTls({
+    hostname: "127.0.0.1",
+    port: 0,
+    cert: pem,
+    key: pem,
+  });
+  return {
+    listener,
+    connect: async () => {
+      const tcp = await connect(listener.addr.port);
+      return Deno.startTls(tcp, { hostname: "localhost", caCerts: [pem] });
+    },
+  };
+}
+
+async function unix(): Promise<Kind> {
+  const dir = await Deno.makeTempDir();
+  const path = `${dir}/echo.sock`;
+  return {
+    listener: Deno.listen({ transport: "unix", path }),
+    connect: () => Deno.connect({ transport: "unix", path }),
+    clean: () => Deno.remove(dir, { recursive: true }),
+  };
+}
+
+const withTls = (name: string, fn: () => Promise<void>) =>
+  needs(["net", "run"], ["openssl"], `TLS: ${name}`, fn);
+const withUnix = (name: string, fn: () => Promise<void>) =>
+  needs(["net", "read", "write"], [], `Unix socket: ${name}`, fn);
+
+for (const [test, kind] of [[withTls, tls], [withUnix, unix]] as const) {
+  test("the same exchange", async () => {
+    const { listener, connect, clean } = await kind();
+    const exchanges: Outcomes = new Inbox();
+    {
+      await using _ = serve(listener, { onExchange: exchanges.push });
+      using conn = await connect();
+      assertEquals(await readExactly(conn, GREETING.length), GREETING);
+      await conn.write(bytesOf("hoge"));
+      assertEquals(textOf(await readAll(conn)), "hoge");
+    }
+    assertEquals(outcomesOf(exchanges), ["echoed"]);
+    await clean?.();
+  });
+
+  test("too much gets its echo and a clean end", async () => {
+    const { listener, connect, clean } = await kind();
+    const exchanges: Outcomes = new Inbox();
+    {
+      await using _ = serve(listener, { onExchange: exchanges.push });
+      using conn = await connect();
+      await conn.write(bytesOf("x".repeat(5000)));
+      await exchanges.atLeast(1);
+      assertEquals(
+        textOf(await readAll(conn)),
+        GREETING + "x".repeat(1024),
+      );
+    }
+    assertEquals(outcomesOf(exchanges), ["echoed"]);
+    await clean?.();
+  });
+
+  test("silence times out with a clean end", async () => {
+    const { listener, connect, clean } = await kind();
+    const exchanges: Outcomes = new Inbox();
+    {
+      await using _ = serve(listener, {
+        timeout: 200,
+        onExchange: exchanges.push,
+      });
+      using conn = await connect();
+      assertEquals(textOf(await readAll(conn)), GREETING);
+    }
+    assertEquals(outcomesOf(exchanges), ["timeout"]);
+    await clean?.();
+  });
+
+  test("shutdown serves those in hand and those in the queue", async () => {
+    const { listener, connect, clean } = await kind();
+    const exchanges: Outcomes = new Inbox();
+    const server = serve(listener, {
+      maxConnections: 1,
+      onExchange: exchanges.push,
+    });
+    using first = await connect();
+    await readExactly(first, GREETING.length);
+    using second = await connect();
+    const stopped = server.shutdown();
+    await first.write(bytesOf("one"));
+    assertEquals(textOf(await readAll(first)), "one");
+    await second.write(bytesOf("two"));
+    assertEquals(textOf(await readAll(second)), GREETING + "two");
+    await stopped;
+    assertEquals(outcomesOf(exchanges), ["echoed", "echoed"]);
+    await clean?.();
+  });
+
+  test("an abort ends the idle cleanly", async () => {
+    const { listener, connect, clean } = await kind();
+    const exchanges: Outcomes = new Inbox();
+    const controller = new AbortController();
+    const server = serve(listener, {
+      signal: controller.signal,
+      onExchange: exchanges.push,
+    });
+    using conn = await connect();
+    await readExactly(conn, GREETING.length);
+    controller.abort();
+    assertEquals(await conn.read(new Uint8Array(1)), null);
+    await server.finished;
+    assertEquals(outcomesOf(exchanges), ["shutdown"]);
+    await clean?.();
+  });
+}
+
+withTls(
+  "a handshake that fails, or never comes, harms nobody else",
+  async () => {
+    const { listener, connect: connectTls } = await tls();
+    const exchanges: Outcomes = new Inbox();
+    const server = serve(listener, {
+      timeout: 1000,
+      onExchange: exchanges.push,
+    });
+    const { port } = listener.addr as Deno.NetAddr;
+    const silent = await Promise.all(
+      Array.from({ length: 100 }, () => connect(port)),
+    );
+    using plain = await connect(port);
+    await plain.write(bytesOf("GET / HTTP/1.0\r\n\r\n"));
+    await exchanges.atLeast(1);
+    assertEquals(outcomesOf(exchanges), ["error"]);
+    using conn = await connectTls();
+    await conn.write(bytesOf("hoge"));
+    assertEquals(textOf(await readAll(conn)), GREETING + "hoge");
+    await exchanges.atLeast(102);
+    assertEquals(
+      new Set(outcomesOf(exchanges).slice(2)),
+      new Set(["timeout"]),
+    );
+    silent.forEach((conn) => conn.close());
+    await server.shutdown();
+  },
+);
 
 // ------------------------------------------------------------------ the options
 
@@ -1013,6 +1203,17 @@ withCommand(
       const line = `echo-server: cannot listen on ${why}`;
       assertEquals(command.stderr.all[0].slice(0, line.length), line);
     }
+  },
+);
+
+withCommand(
+  "command: it needs no permission but for its address and port",
+  async () => {
+    await using command = new Command(
+      ["--host", "127.0.0.1", "--port", "0"],
+      runMain("--allow-net=127.0.0.1:0"),
+    );
+    await command.ready();
   },
 );
 

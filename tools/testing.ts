@@ -10,28 +10,42 @@ import { assert, assertEquals } from "@std/assert";
 /** The first thing that every client is sent. */
 export const GREETING = "Hello World!\r\n";
 
-/** A test that is ignored, and says so, where a permission is missing. */
+/** A test that is ignored, and says so, where something it needs is missing. */
 export async function needs(
   permissions: Deno.PermissionName[],
+  programs: string[],
   name: string,
   fn: () => Promise<void>,
 ): Promise<void> {
-  const states = await Promise.all(permissions.map(async (name) => ({
-    name,
-    granted: (await Deno.permissions.query({ name })).state === "granted",
-  })));
-  const missing = states.filter(({ granted }) => !granted)
-    .map(({ name }) => `--allow-${name}`);
+  const missing: string[] = [];
+  for (const name of permissions) {
+    const { state } = await Deno.permissions.query({ name });
+    if (state !== "granted") missing.push(`--allow-${name}`);
+  }
+  for (const program of missing.length === 0 ? programs : []) {
+    if (!await exists(program)) missing.push(program);
+  }
   const why = missing.length > 0
     ? ` (ignored: needs ${missing.join(" ")})`
     : "";
   Deno.test({ name: name + why, ignore: why !== "", fn });
 }
 
+async function exists(program: string): Promise<boolean> {
+  const { success } = await new Deno.Command("sh", {
+    args: ["-c", 'command -v "$1"', "sh", program],
+    stdout: "null",
+  }).output();
+  return success;
+}
+
+/** A test that needs the network. */
 export const withNet = (name: string, fn: () => Promise<void>) =>
-  needs(["net"], name, fn);
+  needs(["net"], [], name, fn);
+
+/** A test that runs the command. */
 export const withCommand = (name: string, fn: () => Promise<void>) =>
-  needs(["net", "run"], name, fn);
+  needs(["net", "run", "read"], [], name, fn);
 
 export const bytesOf = (text: string) => new TextEncoder().encode(text);
 export const textOf = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
@@ -185,6 +199,14 @@ export class Command implements AsyncDisposable {
       args: [`/proc/${this.pid}/fd`],
     }).output();
     return textOf(stdout).trim().split("\n").length;
+  }
+
+  /** Its resident memory in kB. */
+  async rss(): Promise<number> {
+    const { stdout } = await new Deno.Command("ps", {
+      args: ["-o", "rss=", "-p", `${this.pid}`],
+    }).output();
+    return Number(textOf(stdout));
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

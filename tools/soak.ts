@@ -1,0 +1,122 @@
+/**
+ * Soak: two hundred thousand exchanges with the command, one in ten of them
+ * misbehaving. Nothing may be lost, and nothing may stay behind.
+ *
+ * ```sh
+ * deno task soak
+ * deno task soak 20000
+ * ```
+ *
+ * @module
+ */
+
+import net from "node:net";
+import { Command, connect, GREETING, readAll, textOf } from "./testing.ts";
+
+const TOTAL = Number(Deno.args[0] ?? 200_000);
+const CLIENTS = 64;
+const MISBEHAVES = 10;
+
+const MESSAGE = new TextEncoder().encode("The quick brown fox jumps.\r\n");
+const TOO_MUCH = new Uint8Array(5000);
+
+/** What a client does wrong. */
+const WRONG: ((port: number) => Promise<void>)[] = [
+  (port) => resetAfter(port, "connect"),
+  (port) => resetAfter(port, "data"),
+  async (port) => {
+    using conn = await connect(port);
+    await conn.closeWrite(); // says nothing
+    await readAll(conn);
+  },
+  async (port) => {
+    using conn = await connect(port);
+    await conn.write(TOO_MUCH);
+    const { length } = await readAll(conn);
+    if (length !== GREETING.length + 1024) lost(`too much: ${length} bytes`);
+  },
+  async (port) => {
+    using conn = await connect(port);
+    await conn.write(MESSAGE); // and never reads
+  },
+];
+
+let losses = 0;
+
+function lost(what: string): void {
+  losses++;
+  console.error(`lost: ${what}`);
+}
+
+async function resetAfter(port: number, event: "connect" | "data") {
+  const socket = net.connect(port, "127.0.0.1");
+  socket.on("error", () => {});
+  await new Promise((resolve) => socket.once(event, resolve));
+  socket.resetAndDestroy();
+}
+
+async function behave(port: number): Promise<void> {
+  using conn = await connect(port);
+  await conn.write(MESSAGE);
+  const answer = textOf(await readAll(conn));
+  if (answer !== GREETING + textOf(MESSAGE)) lost(JSON.stringify(answer));
+}
+
+await using command = new Command(["--port", "0", "--timeout", "10"]);
+const port = await command.ready();
+
+/** Runs so many exchanges, some of them side by side. */
+async function run(count: number): Promise<void> {
+  let next = 0;
+  await Promise.all(Array.from({ length: CLIENTS }, async () => {
+    for (let i; (i = next++) < count;) {
+      const client = i % MISBEHAVES === 0
+        ? WRONG[(i / MISBEHAVES) % WRONG.length]
+        : behave;
+      try {
+        await client(port);
+      } catch (error) {
+        lost(String(error));
+      }
+    }
+  }));
+}
+
+async function report(done: number) {
+  const [descriptors, rss] = [await command.descriptors(), await command.rss()];
+  console.log(`${done} exchanges: ${descriptors} descriptors, ${rss} kB`);
+  return { descriptors, rss };
+}
+
+const STEPS = 10;
+await run(1000); // warm
+const reports = [await report(0)];
+for (let step = 1; step <= STEPS; step++) {
+  await run(TOTAL / STEPS);
+  reports.push(await report(step * TOTAL / STEPS));
+}
+// Some of the last may still be drained of what they sent too much.
+for (let tries = 0; tries < 50; tries++) {
+  reports[STEPS].descriptors = await command.descriptors();
+  if (reports[STEPS].descriptors <= reports[0].descriptors) break;
+  await new Promise((resolve) => setTimeout(resolve, 100));
+}
+
+command.kill("SIGTERM");
+const code = await command.code();
+console.log(command.stderr.all.at(-1));
+
+const first = reports[0], half = reports[STEPS / 2], last = reports[STEPS];
+const growth = last.rss / half.rss - 1;
+console.log(`lost: ${losses}`);
+console.log(
+  `descriptors: ${first.descriptors} before, ${last.descriptors} after`,
+);
+console.log(
+  `resident memory over the second half: ${half.rss} kB to ${last.rss} kB, ` +
+    `${(100 * growth).toFixed(1)} %`,
+);
+const ok = losses === 0 && code === 0 &&
+  last.descriptors <= first.descriptors && growth < 0.1;
+console.log(ok ? "ok" : "FAILED");
+Deno.exitCode = ok ? 0 : 1;
