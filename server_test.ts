@@ -1364,6 +1364,47 @@ withCommand("command: SIGTERM under load loses no exchange", async () => {
   [...greeted, ...queued].forEach((conn) => conn.close());
 });
 
+if (Deno.build.os === "linux") {
+  withCommand(
+    "command: --reuse-port, two share a port and either may stop",
+    async () => {
+      await using one = new Command(["-p0", "--reuse-port"]);
+      const port = await one.ready();
+      await using two = new Command(["-p", `${port}`, "--reuse-port"]);
+      await two.ready();
+      await using alone = new Command(["-p", `${port}`]);
+      assertEquals(await alone.code(), 1); // whoever does not share is refused
+
+      const inHand = await Promise.all(
+        Array.from({ length: 100 }, () => connect(port)),
+      );
+      await Promise.all(
+        inHand.map((conn) => readExactly(conn, GREETING.length)),
+      );
+      one.kill("SIGTERM");
+      await one.event("shutdown");
+      for (const conn of inHand) {
+        await conn.write(bytesOf("hoge"));
+        assertEquals(textOf(await readAll(conn)), "hoge");
+        conn.close();
+      }
+      assertEquals(await one.code(), 0);
+      for (let i = 0; i < 100; i++) { // from now on the other takes all
+        assertEquals(await exchange(port, "hoge"), GREETING + "hoge");
+      }
+      two.kill("SIGTERM");
+      assertEquals(await two.code(), 0);
+
+      const echoed = await Promise.all([one, two].map(async (command) => {
+        const summary = await command.event("summary");
+        return Number(summary.match(/echoed=(\d+) .* error=0$/)?.[1]);
+      }));
+      assert(echoed.every((count) => count > 10), `${echoed}`);
+      assertEquals(echoed[0] + echoed[1], 200);
+    },
+  );
+}
+
 withCommand(
   "command: nobody reading its log or its output is no reason to end",
   async () => {

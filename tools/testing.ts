@@ -11,32 +11,30 @@ import { assert, assertEquals } from "@std/assert";
 export const GREETING = "Hello World!\r\n";
 
 /** A test that is ignored, and says so, where something it needs is missing. */
-export async function needs(
+export function needs(
   permissions: Deno.PermissionName[],
   programs: string[],
   name: string,
   fn: () => Promise<void>,
-): Promise<void> {
-  const missing: string[] = [];
-  for (const name of permissions) {
-    const { state } = await Deno.permissions.query({ name });
-    if (state !== "granted") missing.push(`--allow-${name}`);
-  }
-  for (const program of missing.length === 0 ? programs : []) {
-    if (!await exists(program)) missing.push(program);
-  }
+): void {
+  const granted = (name: Deno.PermissionName) =>
+    Deno.permissions.querySync({ name }).state === "granted";
+  const refused = permissions.filter((name) => !granted(name))
+    .map((name) => `--allow-${name}`);
+  const missing = refused.length > 0
+    ? refused
+    : programs.filter((program) => !exists(program));
   const why = missing.length > 0
     ? ` (ignored: needs ${missing.join(" ")})`
     : "";
   Deno.test({ name: name + why, ignore: why !== "", fn });
 }
 
-async function exists(program: string): Promise<boolean> {
-  const { success } = await new Deno.Command("sh", {
+function exists(program: string): boolean {
+  return new Deno.Command("sh", {
     args: ["-c", 'command -v "$1"', "sh", program],
     stdout: "null",
-  }).output();
-  return success;
+  }).outputSync().success;
 }
 
 /** A test that needs the network. */
