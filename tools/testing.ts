@@ -30,7 +30,8 @@ export function needs(
   Deno.test({ name: name + why, ignore: why !== "", fn });
 }
 
-function exists(program: string): boolean {
+/** Whether a program is installed. */
+export function exists(program: string): boolean {
   return new Deno.Command("sh", {
     args: ["-c", 'command -v "$1"', "sh", program],
     stdout: "null",
