@@ -1405,6 +1405,36 @@ if (Deno.build.os === "linux") {
   );
 }
 
+needs(
+  ["net", "run", "read", "write"],
+  [],
+  "command: deno install --global makes a command of it",
+  async () => {
+    const root = await Deno.makeTempDir();
+    const deno = Deno.execPath();
+    const { success, stderr } = await new Deno.Command(deno, {
+      args:
+        "install --global --config deno.json --allow-net --name echo-server --root"
+          .split(" ").concat(root, "main.ts"),
+      cwd: import.meta.dirname,
+    }).output();
+    assert(success, textOf(stderr));
+    {
+      const bin = deno.slice(0, deno.lastIndexOf("/"));
+      const path = 'PATH="$0:$PATH"; exec "$@"'; // it looks for deno there
+      await using command = new Command(
+        ["--port", "0", "--reuse-port"],
+        ["sh", "-c", path, bin, `${root}/bin/echo-server`],
+      );
+      const port = await command.ready();
+      assertEquals(await exchange(port, "hoge"), GREETING + "hoge");
+      command.kill("SIGTERM");
+      assertEquals(await command.code(), 0);
+    }
+    await Deno.remove(root, { recursive: true });
+  },
+);
+
 withCommand(
   "command: nobody reading its log or its output is no reason to end",
   async () => {

@@ -1,0 +1,159 @@
+import { assert, assertEquals } from "@std/assert";
+import {
+  bytesOf,
+  Command,
+  GREETING,
+  needs,
+  readAll,
+  textOf,
+  turn,
+} from "./testing.ts";
+
+const CLIENTS = 8;
+
+/** HAProxy in front of two instances, with Unix sockets for all the rest. */
+class Proxy implements AsyncDisposable {
+  readonly #dir: string;
+  readonly #child: Deno.ChildProcess;
+
+  constructor(dir: string, one: number, two: number) {
+    this.#dir = dir;
+    this.#child = new Deno.Command("haproxy", {
+      args: ["-db", "-f", new URL("haproxy.cfg", import.meta.url).pathname],
+      env: {
+        ADMIN: `${dir}/admin.sock`,
+        FRONT: `unix@${dir}/front.sock`,
+        ONE: `${one}`,
+        TWO: `${two}`,
+      },
+      stdout: "null",
+      stderr: "null",
+    }).spawn();
+  }
+
+  /** Says something to the runtime API; returns the answer. */
+  async say(command: string): Promise<string> {
+    using conn = await Deno.connect({
+      transport: "unix",
+      path: `${this.#dir}/admin.sock`,
+    });
+    await conn.write(bytesOf(`${command}\n`));
+    return textOf(await readAll(conn));
+  }
+
+  /** A column of `show stat` for one of the two. */
+  async stat(server: "one" | "two", column: string): Promise<string> {
+    const [head, ...rows] = (await this.say("show stat")).slice(2).split("\n")
+      .map((line) => line.split(","));
+    const row = rows.find(([proxy, name]) =>
+      proxy === "echo" && name === server
+    );
+    return row?.[head.indexOf(column)] ?? "";
+  }
+
+  /** Waits until both are up. */
+  async up(): Promise<void> {
+    for (const server of ["one", "two"] as const) {
+      while (
+        await this.stat(server, "status").catch(() => "") !== "UP" ||
+        await this.stat(server, "check_status") !== "L7OK"
+      ) await turn();
+    }
+  }
+
+  /** One exchange through the proxy; says whether nothing was lost. */
+  async exchange(message: string): Promise<boolean> {
+    try {
+      using conn = await Deno.connect({
+        transport: "unix",
+        path: `${this.#dir}/front.sock`,
+      });
+      await conn.write(bytesOf(message));
+      return textOf(await readAll(conn)) === GREETING + message;
+    } catch {
+      return false;
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#child.kill("SIGKILL");
+    await this.#child.status;
+    await Deno.remove(this.#dir, { recursive: true });
+  }
+}
+
+/** Exchanges without a pause, until it is told to stop. */
+class Load {
+  exchanges = 0;
+  losses = 0;
+  #stop = false;
+  readonly #clients: Promise<void>[];
+
+  constructor(proxy: Proxy) {
+    this.#clients = Array.from({ length: CLIENTS }, async () => {
+      while (!this.#stop) {
+        if (!await proxy.exchange(`${this.exchanges++}`)) this.losses++;
+      }
+    });
+  }
+
+  /** Waits for so many exchanges more. */
+  async more(count: number): Promise<void> {
+    const until = this.exchanges + count;
+    while (this.exchanges < until) await turn();
+  }
+
+  async stop(): Promise<void> {
+    this.#stop = true;
+    await Promise.all(this.#clients);
+  }
+}
+
+needs(
+  ["net", "run", "read", "write"],
+  ["haproxy"],
+  "HAProxy: balanced, drained and restarted without a loss, redispatched",
+  async () => {
+    await using one = new Command(["-p0"]);
+    await using two = new Command(["-p0"]);
+    const port = await one.ready();
+    await using proxy = new Proxy(
+      await Deno.makeTempDir(),
+      port,
+      await two.ready(),
+    );
+    await proxy.up();
+    const load = new Load(proxy);
+    await load.more(500);
+    assert(Number(await proxy.stat("one", "stot")) > 100, "one gets its share");
+    assert(Number(await proxy.stat("two", "stot")) > 100, "two gets its share");
+
+    // Drain one, stop it, start it again, put it back: nothing is lost.
+    await proxy.say("set server echo/one state drain");
+    while (await proxy.stat("one", "scur") !== "0") await turn();
+    one.kill("SIGTERM");
+    assertEquals(await one.code(), 0);
+    await load.more(500);
+    await using again = new Command(["-p", `${port}`]);
+    await again.ready();
+    await proxy.say("set server echo/one state ready");
+    await proxy.up();
+    const before = Number(await proxy.stat("one", "stot"));
+    await load.more(500);
+    assert(
+      Number(await proxy.stat("one", "stot")) > before + 100,
+      "it is back",
+    );
+    assertEquals(load.losses, 0);
+
+    // Kill it outright: what was in flight on it may be lost, and no more.
+    again.kill("SIGKILL");
+    await again.code();
+    await load.more(1000);
+    await load.stop();
+    assert(load.losses <= CLIENTS, `${load.losses} lost`);
+    const losses = load.losses;
+    for (let i = 0; i < 20; i++) assert(await proxy.exchange("hoge"));
+    assertEquals(load.losses, losses);
+  },
+);
