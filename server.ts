@@ -20,209 +20,6 @@
  */
 
 /**
- * How the connections share the program, after the diary's three servers:
- *
- * - `concurrent`: each connection has a task of its own;
- * - `serial`: one exchange is finished before the next connection is taken;
- * - `events`: accepts and reads become events in one queue, and a single loop
- *   answers them.
- *
- * @example
- * ```ts
- * import { type Mode, serve } from "@diary/echo-server";
- *
- * const mode: Mode = "serial";
- * await using server = serve(Deno.listen({ port: 0 }), { mode });
- * ```
- */
-export type Mode = "concurrent" | "serial" | "events";
-
-/**
- * How an exchange ended:
- *
- * - `echoed`: all that was read was written back;
- * - `eof`: the client ended its side without sending anything;
- * - `timeout`: its time ran out;
- * - `reset`: the client broke the connection off;
- * - `shutdown`: the server was told to close it;
- * - `error`: anything else that failed.
- *
- * @example Counting
- * ```ts
- * import { type Outcome, serve } from "@diary/echo-server";
- *
- * const counts = new Map<Outcome, number>();
- * await using server = serve(Deno.listen({ port: 0 }), {
- *   onExchange: ({ outcome }) =>
- *     counts.set(outcome, (counts.get(outcome) ?? 0) + 1),
- * });
- * ```
- */
-export type Outcome =
-  | "echoed"
-  | "eof"
-  | "timeout"
-  | "reset"
-  | "shutdown"
-  | "error";
-
-/**
- * A finished exchange, as {@linkcode ServeOptions.onExchange} is told of it.
- *
- * @example
- * ```ts
- * import { type Exchange, serve } from "@diary/echo-server";
- * import { assertEquals } from "@std/assert";
- *
- * const told = Promise.withResolvers<Exchange>();
- * const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
- * await using server = serve(listener, { onExchange: told.resolve });
- *
- * const { port } = listener.addr;
- * using conn = await Deno.connect({ hostname: "127.0.0.1", port });
- * await conn.write(new TextEncoder().encode("hoge"));
- * const { remote, outcome, bytes } = await told.promise;
- * assertEquals(remote, conn.localAddr);
- * assertEquals(outcome, "echoed");
- * assertEquals(bytes, 4);
- * ```
- */
-export interface Exchange {
-  /** The client's address. */
-  remote: Deno.Addr;
-  /** How it ended. */
-  outcome: Outcome;
-  /** How many bytes were echoed. */
-  bytes: number;
-  /** How long it took from accept to close, in milliseconds. */
-  ms: number;
-}
-
-/**
- * What {@linkcode serve} needs of a listener. Any `Deno.Listener` has it.
- *
- * @example
- * ```ts
- * import type { Listener } from "@diary/echo-server";
- *
- * const listener: Listener = Deno.listen({ port: 0 });
- * listener.close();
- * ```
- */
-export type Listener = Pick<
-  Deno.Listener,
-  typeof Symbol.asyncIterator | "addr" | "close"
->;
-
-/**
- * Options of {@linkcode serve}.
- *
- * @example
- * ```ts
- * import { serve, type ServeOptions } from "@diary/echo-server";
- *
- * const options: ServeOptions = { greeting: "220 ready\r\n", timeout: 5_000 };
- * await using server = serve(Deno.listen({ port: 0 }), options);
- * ```
- */
-export interface ServeOptions {
-  /**
-   * What each client is sent first. A string is sent as UTF-8; an empty one is
-   * not sent at all.
-   *
-   * @default {"Hello World!\r\n"}
-   */
-  greeting?: string | Uint8Array;
-  /**
-   * The most bytes that the one read takes: a whole number from 1 to
-   * 1073741824.
-   *
-   * @default {1024}
-   */
-  maxBytes?: number;
-  /**
-   * How long a whole exchange may take, in milliseconds, at most 2147483647.
-   * Then the connection is closed. 0 is never.
-   *
-   * @default {60000}
-   */
-  timeout?: number;
-  /**
-   * The most connections that are held at once, a whole number from 1. More
-   * wait in the kernel's queue.
-   *
-   * @default {Infinity}
-   */
-  maxConnections?: number;
-  /**
-   * How the connections share the program.
-   *
-   * @default {"concurrent"}
-   */
-  mode?: Mode;
-  /**
-   * Closes the server and every connection at once when it is aborted.
-   * To let exchanges finish, call {@linkcode EchoServer.shutdown} first.
-   */
-  signal?: AbortSignal;
-  /**
-   * Is told of each finished exchange. What a callback throws does not harm
-   * the service: it is printed with `console.error`, as `Deno.serve` prints
-   * what its handler throws.
-   */
-  onExchange?: (exchange: Exchange) => unknown;
-  /**
-   * Is told why a connection could not be accepted, for want of descriptors for
-   * example. The server tries again by itself.
-   */
-  onAcceptError?: (error: unknown) => unknown;
-}
-
-/**
- * A running server, as {@linkcode serve} returns it. `await using` stops it
- * with {@linkcode EchoServer.shutdown}.
- *
- * @example
- * ```ts
- * import { type EchoServer, serve } from "@diary/echo-server";
- *
- * const server: EchoServer = serve(Deno.listen({ port: 0 }));
- * await server.shutdown();
- * await server.finished; // has already resolved
- * ```
- */
-export interface EchoServer extends AsyncDisposable {
-  /** The address that the listener listens on. */
-  readonly addr: Deno.Addr;
-  /** Resolves when the listener and all connections are closed. Never rejects. */
-  readonly finished: Promise<void>;
-  /**
-   * Stops the server gracefully: takes the clients that already wait in the
-   * kernel's queue, closes the listener and lets every exchange finish.
-   *
-   * @returns {@linkcode EchoServer.finished}
-   */
-  shutdown(): Promise<void>;
-}
-
-/** Milliseconds until the next try after a failed accept: first, and at most. */
-const BACK_OFF = { first: 5, most: 1000 };
-/** One in so many connections must be greeted before the next is accepted ... */
-const CROWD = 16;
-/** ... unless its client keeps it waiting for so many milliseconds. */
-const CROWD_WAIT = 50;
-/** What a client sent too much is drained: from such a read on, for so long. */
-const LINGER = { from: 1024, echoed: 1000, cut: 100, bytes: 1 << 20 };
-/** Connections whose time is up within so many milliseconds end together. */
-const TICK = 50;
-const MODES: readonly Mode[] = ["concurrent", "serial", "events"];
-const MAX_BYTES = 2 ** 30;
-/** The longest that a timer can wait. */
-const MAX_TIMEOUT = 2 ** 31 - 1;
-/** The most clients in the kernel's queue that a shutdown still takes. */
-const BACKLOG = 4096;
-
-/**
  * Serves on a listener until it is told to stop, and returns at once.
  *
  * The listener may be of any kind: TCP, TLS, Unix, or one of your own. The
@@ -244,47 +41,6 @@ const BACKLOG = 4096;
  *   onExchange: ({ outcome, ms }) => console.log(outcome, ms),
  * });
  * ```
- *
- * @example TLS
- * ```ts
- * import { serve } from "@diary/echo-server";
- * import { assertEquals } from "@std/assert";
- *
- * // A key and a certificate for this example, both in one text.
- * const { stdout } = await new Deno.Command("openssl", {
- *   args: [
- *     ..."req -x509 -nodes -newkey ec -pkeyopt ec_paramgen_curve:P-256".split(" "),
- *     ..."-subj /CN=localhost -addext subjectAltName=DNS:localhost".split(" "),
- *     ..."-addext basicConstraints=CA:FALSE -keyout - -out -".split(" "),
- *   ],
- * }).output();
- * const pem = new TextDecoder().decode(stdout);
- *
- * const listener = Deno.listenTls({ port: 0, cert: pem, key: pem });
- * await using server = serve(listener);
- *
- * const { port } = listener.addr;
- * const certs = { hostname: "localhost", caCerts: [pem] };
- * using conn = await Deno.connectTls({ port, ...certs });
- * await conn.write(new TextEncoder().encode("hoge"));
- * const answer = await new Response(conn.readable).text();
- * assertEquals(answer, "Hello World!\r\nhoge");
- * ```
- *
- * @example A Unix socket
- * ```ts
- * import { serve } from "@diary/echo-server";
- * import { assertEquals } from "@std/assert";
- *
- * const path = `${await Deno.makeTempDir()}/echo.sock`;
- * const listener = Deno.listen({ transport: "unix", path });
- * await using server = serve(listener);
- *
- * using conn = await Deno.connect({ transport: "unix", path });
- * await conn.write(new TextEncoder().encode("hoge"));
- * const answer = await new Response(conn.readable).text();
- * assertEquals(answer, "Hello World!\r\nhoge");
- * ```
  */
 export function serve(
   listener: Listener,
@@ -294,49 +50,6 @@ export function serve(
 }
 
 class Server implements EchoServer {
-  readonly addr: Deno.Addr;
-  readonly finished: Promise<void>;
-  readonly #finish: () => void;
-  readonly #listener: Listener;
-  readonly #settings: Settings;
-  readonly #buffers: Buffers;
-  readonly #connections = new Connections();
-  readonly #events?: ReadableStreamDefaultController<Event>;
-  readonly #abort = () => this.#closeAll();
-
-  #accepting = true;
-  #accepted = 0;
-  #backOff = BACK_OFF.first;
-  /** What the accept loop waits for, if not for the next connection. */
-  #held?: Promise<void>;
-  #heldUntil = Infinity;
-  #goOn = nothing;
-  #onEnd = nothing;
-
-  #stopping = false;
-  #aborted = false;
-  #closed = false;
-  #alarm?: ReturnType<typeof setTimeout>;
-  #alarmAt = Infinity;
-
-  constructor(listener: Listener, settings: Settings) {
-    const { promise, resolve } = Promise.withResolvers<void>();
-    this.finished = promise;
-    this.#finish = resolve;
-    this.addr = listener.addr;
-    this.#listener = listener;
-    this.#settings = settings;
-    this.#buffers = new Buffers(settings.maxBytes);
-    if (settings.mode === "events") {
-      let queue: ReadableStreamDefaultController<Event>;
-      this.#answer(new ReadableStream({ start: (c) => void (queue = c) }));
-      this.#events = queue!;
-    }
-    this.#accept();
-    settings.signal?.addEventListener("abort", this.#abort);
-    if (settings.signal?.aborted) this.#abort();
-  }
-
   /** Takes connections until the listener is closed, whatever else fails. */
   async #accept(): Promise<void> {
     while (!this.#closed) {
@@ -438,6 +151,53 @@ class Server implements EchoServer {
       connection.sent += n;
       connection.onSent();
     }
+  }
+
+  readonly addr: Deno.Addr;
+  readonly finished: Promise<void>;
+  readonly #finish: () => void;
+  readonly #listener: Listener;
+  readonly #settings: Settings;
+  readonly #buffers: Buffers;
+  readonly #connections = new Connections();
+  #events?: ReadableStreamDefaultController<Event>;
+  readonly #abort = () => this.#closeAll();
+
+  #accepted = 0;
+  #backOff = BACK_OFF.first;
+  /** What the accept loop waits for, if not for the next connection. */
+  #held?: Promise<void>;
+  #heldUntil = Infinity;
+  #goOn = nothing;
+  #onEnd = nothing;
+
+  /** `shutdown()` was called. */
+  #stopping = false;
+  /** Everybody's time is up. */
+  #aborted = false;
+  /** The listener is closed. */
+  #closed = false;
+  /** The accept loop has not ended yet. */
+  #accepting = true;
+  #alarm?: ReturnType<typeof setTimeout>;
+  #alarmAt = Infinity;
+
+  constructor(listener: Listener, settings: Settings) {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.finished = promise;
+    this.#finish = resolve;
+    this.addr = listener.addr;
+    this.#listener = listener;
+    this.#settings = settings;
+    this.#buffers = new Buffers(settings.maxBytes);
+    if (settings.mode === "events") {
+      this.#answer(
+        new ReadableStream({ start: (queue) => void (this.#events = queue) }),
+      );
+    }
+    this.#accept();
+    settings.signal?.addEventListener("abort", this.#abort);
+    if (settings.signal?.aborted) this.#abort();
   }
 
   #open(conn: Deno.Conn): Connection {
@@ -597,6 +357,242 @@ class Server implements EchoServer {
     this.#finish();
   }
 }
+
+/**
+ * How the connections share the program, after the diary's three servers:
+ *
+ * - `concurrent`: each connection has a task of its own;
+ * - `serial`: one exchange is finished before the next connection is taken;
+ * - `events`: accepts and reads become events in one queue, and a single loop
+ *   answers them.
+ *
+ * @example
+ * ```ts
+ * import { type Mode, serve } from "@diary/echo-server";
+ *
+ * const mode: Mode = "serial";
+ * await using server = serve(Deno.listen({ port: 0 }), { mode });
+ * ```
+ */
+export type Mode = "concurrent" | "serial" | "events";
+
+/**
+ * How an exchange ended:
+ *
+ * - `echoed`: all that was read was written back;
+ * - `eof`: the client ended its side without sending anything;
+ * - `timeout`: its time ran out;
+ * - `reset`: the client broke the connection off;
+ * - `shutdown`: the server was told to close it;
+ * - `error`: anything else that failed.
+ *
+ * @example Counting
+ * ```ts
+ * import { type Outcome, serve } from "@diary/echo-server";
+ *
+ * const counts = new Map<Outcome, number>();
+ * await using server = serve(Deno.listen({ port: 0 }), {
+ *   onExchange: ({ outcome }) =>
+ *     counts.set(outcome, (counts.get(outcome) ?? 0) + 1),
+ * });
+ * ```
+ */
+export type Outcome =
+  | "echoed"
+  | "eof"
+  | "timeout"
+  | "reset"
+  | "shutdown"
+  | "error";
+
+/**
+ * A finished exchange, as {@linkcode ServeOptions.onExchange} is told of it.
+ *
+ * @example
+ * ```ts
+ * import { type Exchange, serve } from "@diary/echo-server";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const told = Promise.withResolvers<Exchange>();
+ * const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+ * await using server = serve(listener, { onExchange: told.resolve });
+ *
+ * const { port } = listener.addr;
+ * using conn = await Deno.connect({ hostname: "127.0.0.1", port });
+ * await conn.write(new TextEncoder().encode("hoge"));
+ * const { remote, outcome, bytes } = await told.promise;
+ * assertEquals(remote, conn.localAddr);
+ * assertEquals(outcome, "echoed");
+ * assertEquals(bytes, 4);
+ * ```
+ */
+export interface Exchange {
+  /** The client's address. */
+  remote: Deno.Addr;
+  /** How it ended. */
+  outcome: Outcome;
+  /** How many bytes were echoed. */
+  bytes: number;
+  /** How long it took from accept to close, in milliseconds. */
+  ms: number;
+}
+
+/**
+ * What {@linkcode serve} needs of a listener. Any `Deno.Listener` has it.
+ *
+ * @example TLS
+ * ```ts
+ * import { serve } from "@diary/echo-server";
+ * import { assertEquals } from "@std/assert";
+ *
+ * // A key and a certificate for this example, both in one text.
+ * const { stdout } = await new Deno.Command("openssl", {
+ *   args: [
+ *     ..."req -x509 -nodes -newkey ec -pkeyopt ec_paramgen_curve:P-256".split(" "),
+ *     ..."-subj /CN=localhost -addext subjectAltName=DNS:localhost".split(" "),
+ *     ..."-addext basicConstraints=CA:FALSE -keyout - -out -".split(" "),
+ *   ],
+ * }).output();
+ * const pem = new TextDecoder().decode(stdout);
+ *
+ * const listener = Deno.listenTls({ port: 0, cert: pem, key: pem });
+ * await using server = serve(listener);
+ *
+ * const { port } = listener.addr;
+ * const certs = { hostname: "localhost", caCerts: [pem] };
+ * using conn = await Deno.connectTls({ port, ...certs });
+ * await conn.write(new TextEncoder().encode("hoge"));
+ * const answer = await new Response(conn.readable).text();
+ * assertEquals(answer, "Hello World!\r\nhoge");
+ * ```
+ *
+ * @example A Unix socket
+ * ```ts
+ * import { serve } from "@diary/echo-server";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const path = `${await Deno.makeTempDir()}/echo.sock`;
+ * const listener = Deno.listen({ transport: "unix", path });
+ * await using server = serve(listener);
+ *
+ * using conn = await Deno.connect({ transport: "unix", path });
+ * await conn.write(new TextEncoder().encode("hoge"));
+ * const answer = await new Response(conn.readable).text();
+ * assertEquals(answer, "Hello World!\r\nhoge");
+ * ```
+ */
+export type Listener = Pick<
+  Deno.Listener,
+  typeof Symbol.asyncIterator | "addr" | "close"
+>;
+
+/**
+ * Options of {@linkcode serve}.
+ *
+ * @example
+ * ```ts
+ * import { serve, type ServeOptions } from "@diary/echo-server";
+ *
+ * const options: ServeOptions = { greeting: "220 ready\r\n", timeout: 5_000 };
+ * await using server = serve(Deno.listen({ port: 0 }), options);
+ * ```
+ */
+export interface ServeOptions {
+  /**
+   * What each client is sent first. A string is sent as UTF-8; an empty one is
+   * not sent at all.
+   *
+   * @default {"Hello World!\r\n"}
+   */
+  greeting?: string | Uint8Array;
+  /**
+   * The most bytes that the one read takes: a whole number from 1 to
+   * 1073741824.
+   *
+   * @default {1024}
+   */
+  maxBytes?: number;
+  /**
+   * How long a whole exchange may take, in milliseconds, at most 2147483647.
+   * Then the connection is closed. 0 is never.
+   *
+   * @default {60000}
+   */
+  timeout?: number;
+  /**
+   * The most connections that are held at once, a whole number from 1. More
+   * wait in the kernel's queue.
+   *
+   * @default {Infinity}
+   */
+  maxConnections?: number;
+  /**
+   * How the connections share the program.
+   *
+   * @default {"concurrent"}
+   */
+  mode?: Mode;
+  /**
+   * Closes the server and every connection at once when it is aborted.
+   * To let exchanges finish, call {@linkcode EchoServer.shutdown} first.
+   */
+  signal?: AbortSignal;
+  /**
+   * Is told of each finished exchange. What a callback throws does not harm
+   * the service: it is printed with `console.error`, as `Deno.serve` prints
+   * what its handler throws.
+   */
+  onExchange?: (exchange: Exchange) => unknown;
+  /**
+   * Is told why a connection could not be accepted, for want of descriptors for
+   * example. The server tries again by itself.
+   */
+  onAcceptError?: (error: unknown) => unknown;
+}
+
+/**
+ * A running server, as {@linkcode serve} returns it. `await using` stops it
+ * with {@linkcode EchoServer.shutdown}.
+ *
+ * @example
+ * ```ts
+ * import { type EchoServer, serve } from "@diary/echo-server";
+ *
+ * const server: EchoServer = serve(Deno.listen({ port: 0 }));
+ * await server.shutdown();
+ * await server.finished; // has already resolved
+ * ```
+ */
+export interface EchoServer extends AsyncDisposable {
+  /** The address that the listener listens on. */
+  readonly addr: Deno.Addr;
+  /** Resolves when the listener and all connections are closed. Never rejects. */
+  readonly finished: Promise<void>;
+  /**
+   * Stops the server gracefully: takes the clients that already wait in the
+   * kernel's queue, closes the listener and lets every exchange finish.
+   *
+   * @returns {@linkcode EchoServer.finished}
+   */
+  shutdown(): Promise<void>;
+}
+
+/** Milliseconds until the next try after a failed accept: first, and at most. */
+const BACK_OFF = { first: 5, most: 1000 };
+/** One in so many connections must be greeted before the next is accepted ... */
+const CROWD = 16;
+/** ... unless its client keeps it waiting for so many milliseconds. */
+const CROWD_WAIT = 50;
+/** What a client sent too much is drained: from such a read on, for so long. */
+const LINGER = { from: 1024, echoed: 1000, cut: 100, bytes: 1 << 20 };
+/** Connections whose time is up within so many milliseconds end together. */
+const TICK = 50;
+const MODES: readonly Mode[] = ["concurrent", "serial", "events"];
+const MAX_BYTES = 2 ** 30;
+/** The longest that a timer can wait. */
+const MAX_TIMEOUT = 2 ** 31 - 1;
+/** The most clients in the kernel's queue that a shutdown still takes. */
+const BACKLOG = 4096;
 
 /** A connection and how far its exchange has come. */
 class Connection {
