@@ -268,7 +268,10 @@ class Server implements EchoServer {
     const now = performance.now();
     this.#alarmAt = Infinity;
     for (const connection of this.#connections.due(now)) this.#cut(connection);
-    if (this.#heldUntil <= now) this.#goOn();
+    if (this.#heldUntil <= now) {
+      this.#heldUntil = Infinity;
+      this.#goOn();
+    }
     const next = Math.min(this.#connections.nextDue(), this.#heldUntil);
     this.#wakeAt(Math.max(next, now + TICK));
   }
@@ -584,9 +587,9 @@ const CROWD = 16;
 /** ... unless its client keeps it waiting for so many milliseconds. */
 const CROWD_WAIT = 50;
 /** What a client sent too much is drained: from such a read on, for so long. */
-const LINGER = { from: 1024, echoed: 1000, cut: 100, bytes: 1 << 20 };
+const LINGER = { from: 1024, echoed: 1000, cut: 50, bytes: 1 << 20 };
 /** Connections whose time is up within so many milliseconds end together. */
-const TICK = 50;
+const TICK = 20;
 const MODES: readonly Mode[] = ["concurrent", "serial", "events"];
 const MAX_BYTES = 2 ** 30;
 /** The longest that a timer can wait. */

@@ -650,6 +650,43 @@ Deno.test("thousands of connections cost no timer each", async () => {
   assert(timers > 0 && timers < 100, `${timers} timers`);
 });
 
+Deno.test("failing accepts are tried again after 5 ms doubling to 1 s", async () => {
+  // With a clock that only the timers advance.
+  const { setTimeout } = globalThis;
+  const now = performance.now;
+  let clock = 0;
+  performance.now = () => clock;
+  globalThis.setTimeout = ((wake: () => void, ms = 0) =>
+    setTimeout(() => {
+      clock += ms;
+      wake();
+    }, 0)) as typeof setTimeout;
+  const times: number[] = [];
+  try {
+    const { server, listener } = startMemory({
+      timeout: 0,
+      onAcceptError: () => times.push(clock),
+    });
+    const full = new Error("Too many open files");
+    listener.offer(...Array.from({ length: 11 }, () => full));
+    const [conn] = listener.offer(new MemoryConn([null]));
+    await conn.closed.promise;
+    listener.offer(full); // the one that came between starts it anew
+    const [next] = listener.offer(new MemoryConn([null]));
+    await next.closed.promise;
+    await server.shutdown();
+    times.push(clock);
+  } finally {
+    globalThis.setTimeout = setTimeout;
+    performance.now = now;
+  }
+  const waits = times.slice(1).map((time, i) => time - times[i]);
+  assertEquals(
+    waits,
+    [5, 10, 20, 40, 80, 160, 320, 640, 1000, 1000, 1000, 5],
+  );
+});
+
 Deno.test("wrong options throw and name the option", () => {
   const listener = new MemoryListener() as unknown as Listener;
   const wrong: [unknown, typeof TypeError | typeof RangeError][] = [
@@ -1168,6 +1205,22 @@ withCommand("command: --help and --version", async () => {
   assertEquals(version.stdout.all, [`echo-server ${is}`]);
   assertEquals(help.stdout.all[0], `echo-server ${is}`);
 });
+
+withCommand(
+  "command: --help and the README know the same options",
+  async () => {
+    await using help = new Command(["--help"]);
+    await help.code();
+    const readme = await Deno.readTextFile(
+      new URL("README.md", import.meta.url),
+    );
+    const options = (text: string) =>
+      [...text.matchAll(/^(?:\| `| +)(?:-\w, )?(--[a-z-]+)/gm)]
+        .map(([, name]) => name);
+    assertEquals(options(help.stdout.all.join("\n")), options(readme));
+    assertEquals(options(readme).length, 13);
+  },
+);
 
 withCommand("command: a usage error is one line and exit code 2", async () => {
   await using command = new Command(["--port", "1e3"]);
