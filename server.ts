@@ -315,7 +315,7 @@ class Server implements EchoServer {
   }
 
   shutdown(): Promise<void> {
-    if (!this.#stopping) {
+    if (!this.#stopping && !this.#closed) {
       this.#stopping = true;
       this.#closeListener();
     }

@@ -242,6 +242,7 @@ for (const mode of MODES) {
       await conn.write(bytesOf("x".repeat(5000)));
       const answer = textOf(await readAll(conn));
       assertEquals(answer, GREETING + "x".repeat(1024));
+      assertEquals(exchanges.all.length, 0); // the end came before the draining
       await exchanges.atLeast(1);
       assertEquals(exchanges.all[0].bytes, 1024);
       assertEquals(outcomesOf(exchanges), ["echoed"]);
