@@ -52,6 +52,7 @@ async function inspect(): Promise<void> {
     assert(text.includes(source.slice(0, 500)), `${name} is not embedded`);
   }
   assert(text.includes(`"version": "${denoJson.version}"`), "no version");
+  assertMatch(text, /"v8_flags":\[[^\]]*"--max-semi-space-size=2"/);
   const json = text.match(/"permissions":(\{"allow_env".*?\})/)?.[1];
   const permissions = JSON.parse(json ?? "{}");
   const granted = Object.keys(permissions)
