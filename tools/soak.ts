@@ -11,7 +11,14 @@
  */
 
 import net from "node:net";
-import { Command, connect, GREETING, readAll, textOf } from "./testing.ts";
+import {
+  Command,
+  connect,
+  GREETING,
+  readAll,
+  runMain,
+  textOf,
+} from "./testing.ts";
 
 const TOTAL = Number(Deno.args[0] ?? 200_000);
 const CLIENTS = 64;
@@ -62,7 +69,12 @@ async function behave(port: number): Promise<void> {
   if (answer !== GREETING + textOf(MESSAGE)) lost(JSON.stringify(answer));
 }
 
-await using command = new Command(["--port", "0", "--timeout", "10"]);
+// As `deno task start` runs it. Without the flag, V8's young generation grows
+// for half a million exchanges, by steps that look like a leak.
+await using command = new Command(
+  ["--port", "0", "--timeout", "10"],
+  runMain("--v8-flags=--max-semi-space-size=2", "--allow-net"),
+);
 const port = await command.ready();
 
 /** Runs so many exchanges, some of them side by side. */
@@ -117,6 +129,6 @@ console.log(
     `${(100 * growth).toFixed(1)} %`,
 );
 const ok = losses === 0 && code === 0 &&
-  last.descriptors <= first.descriptors && growth < 0.1;
+  last.descriptors <= first.descriptors && growth < 0.05;
 console.log(ok ? "ok" : "FAILED");
 Deno.exitCode = ok ? 0 : 1;
