@@ -1,13 +1,5 @@
 import { assert, assertEquals } from "@std/assert";
-import {
-  bytesOf,
-  Command,
-  GREETING,
-  needs,
-  readAll,
-  textOf,
-  turn,
-} from "./testing.ts";
+import { ask, Command, GREETING, needs, turn } from "./testing.ts";
 
 const CLIENTS = 8;
 
@@ -37,8 +29,7 @@ class Proxy implements AsyncDisposable {
       transport: "unix",
       path: `${this.#dir}/admin.sock`,
     });
-    await conn.write(bytesOf(`${command}\n`));
-    return textOf(await readAll(conn));
+    return await ask(conn, `${command}\n`);
   }
 
   /** A column of `show stat` for one of the two. */
@@ -68,8 +59,7 @@ class Proxy implements AsyncDisposable {
         transport: "unix",
         path: `${this.#dir}/front.sock`,
       });
-      await conn.write(bytesOf(message));
-      return textOf(await readAll(conn)) === GREETING + message;
+      return await ask(conn, message) === GREETING + message;
     } catch {
       return false;
     }

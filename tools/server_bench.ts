@@ -15,10 +15,10 @@
 
 import net from "node:net";
 import { serve } from "../server.ts";
-import { bytesOf, connect, readAll } from "./testing.ts";
+import { bytesOf, connect, GREETING, readAll } from "./testing.ts";
 
 const CROWD = 500;
-const GREETING = bytesOf("Hello World!\r\n");
+const GREETS = bytesOf(GREETING);
 const MESSAGE = bytesOf("The quick brown fox jumps over it\r\n");
 
 const listen = () =>
@@ -31,42 +31,35 @@ function ours(mode: "concurrent" | "events"): number {
   return listener.addr.port;
 }
 
-/** The shortest loop of the same shape. */
-function shortest(): number {
+/** The shortest accept loop, with a task for each connection. */
+function loop(handle: (conn: Deno.Conn) => Promise<void>): number {
   const listener = listen();
   (async () => {
-    for await (const conn of listener) {
-      (async () => {
-        await conn.write(GREETING);
-        const buffer = new Uint8Array(1024);
-        const n = await conn.read(buffer);
-        if (n !== null) await conn.write(buffer.subarray(0, n));
-        conn.close();
-      })();
-    }
+    for await (const conn of listener) handle(conn);
   })();
   return listener.addr.port;
 }
 
+/** The shortest task of the same shape. */
+async function shortest(conn: Deno.Conn): Promise<void> {
+  await conn.write(GREETS);
+  const buffer = new Uint8Array(1024);
+  const n = await conn.read(buffer);
+  if (n !== null) await conn.write(buffer.subarray(0, n));
+  conn.close();
+}
+
 /** The documentation's echo server. It echoes until the client ends its side. */
-function pipeTo(): number {
-  const listener = listen();
-  (async () => {
-    for await (const conn of listener) {
-      (async () => {
-        await conn.write(GREETING);
-        await conn.readable.pipeTo(conn.writable);
-      })();
-    }
-  })();
-  return listener.addr.port;
+async function pipeTo(conn: Deno.Conn): Promise<void> {
+  await conn.write(GREETS);
+  await conn.readable.pipeTo(conn.writable);
 }
 
 /** The same exchange on `node:net`. */
 async function nodeNet(): Promise<number> {
   const server = net.createServer((socket) => {
     socket.on("error", () => {});
-    socket.write(GREETING);
+    socket.write(GREETS);
     socket.once("data", (data) => socket.end(data.subarray(0, 1024)));
   });
   await new Promise<void>((go) => server.listen(0, "127.0.0.1", 4096, go));
@@ -86,8 +79,8 @@ async function exchange(port: number): Promise<void> {
 const servers: Record<string, number> = {
   "this service": ours("concurrent"),
   "this service, events": ours("events"),
-  "shortest loop": shortest(),
-  "pipeTo": pipeTo(),
+  "shortest loop": loop(shortest),
+  "pipeTo": loop(pipeTo),
   "node:net": await nodeNet(),
 };
 

@@ -10,27 +10,28 @@
  * @module
  */
 
-import net from "node:net";
+import denoJson from "../deno.json" with { type: "json" };
 import {
+  bytesOf,
   Command,
   connect,
+  exchange,
   GREETING,
   readAll,
-  runMain,
-  textOf,
+  reset,
 } from "./testing.ts";
 
 const TOTAL = Number(Deno.args[0] ?? 200_000);
 const CLIENTS = 64;
 const MISBEHAVES = 10;
 
-const MESSAGE = new TextEncoder().encode("The quick brown fox jumps.\r\n");
+const MESSAGE = "The quick brown fox jumps.\r\n";
 const TOO_MUCH = new Uint8Array(5000);
 
 /** What a client does wrong. */
 const WRONG: ((port: number) => Promise<void>)[] = [
-  (port) => resetAfter(port, "connect"),
-  (port) => resetAfter(port, "data"),
+  (port) => reset(port, "connect"),
+  (port) => reset(port, "data"),
   async (port) => {
     using conn = await connect(port);
     await conn.closeWrite(); // says nothing
@@ -44,7 +45,7 @@ const WRONG: ((port: number) => Promise<void>)[] = [
   },
   async (port) => {
     using conn = await connect(port);
-    await conn.write(MESSAGE); // and never reads
+    await conn.write(bytesOf(MESSAGE)); // and never reads
   },
 ];
 
@@ -55,25 +56,16 @@ function lost(what: string): void {
   console.error(`lost: ${what}`);
 }
 
-async function resetAfter(port: number, event: "connect" | "data") {
-  const socket = net.connect(port, "127.0.0.1");
-  socket.on("error", () => {});
-  await new Promise((resolve) => socket.once(event, resolve));
-  socket.resetAndDestroy();
-}
-
 async function behave(port: number): Promise<void> {
-  using conn = await connect(port);
-  await conn.write(MESSAGE);
-  const answer = textOf(await readAll(conn));
-  if (answer !== GREETING + textOf(MESSAGE)) lost(JSON.stringify(answer));
+  const answer = await exchange(port, MESSAGE);
+  if (answer !== GREETING + MESSAGE) lost(JSON.stringify(answer));
 }
 
-// As `deno task start` runs it. Without the flag, V8's young generation grows
+// As `deno task start` runs it. Without its flag, V8's young generation grows
 // for half a million exchanges, by steps that look like a leak.
 await using command = new Command(
   ["--port", "0", "--timeout", "10"],
-  runMain("--v8-flags=--max-semi-space-size=2", "--allow-net"),
+  denoJson.tasks.start.split(" ").with(0, Deno.execPath()),
 );
 const port = await command.ready();
 

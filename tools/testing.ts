@@ -6,6 +6,7 @@
  */
 
 import { assert, assertEquals } from "@std/assert";
+import net from "node:net";
 
 /** The first thing that every client is sent. */
 export const GREETING = "Hello World!\r\n";
@@ -73,6 +74,27 @@ export class Inbox<T> {
 export const connect = (port: number) =>
   Deno.connect({ hostname: "127.0.0.1", port });
 
+export const connectMany = (port: number, count: number) =>
+  Promise.all(Array.from({ length: count }, () => connect(port)));
+
+/** Connects, and breaks the connection off with a reset after `until`. */
+export async function reset(
+  port: number,
+  until: "connect" | "data",
+  message = "",
+): Promise<void> {
+  const socket = net.connect(port, "127.0.0.1");
+  socket.on("error", () => {}); // the server may have been first
+  const closed = new Promise((resolve) => socket.once("close", resolve));
+  await new Promise((resolve) => socket.once("connect", resolve));
+  if (message) socket.write(message);
+  if (until === "data") {
+    await new Promise((resolve) => socket.once("data", resolve));
+  }
+  socket.resetAndDestroy();
+  await closed;
+}
+
 export async function readExactly(
   conn: Deno.Conn,
   size: number,
@@ -95,11 +117,16 @@ export async function readAll(conn: Deno.Conn): Promise<Uint8Array> {
   return new Uint8Array(chunks);
 }
 
+/** Says something; returns everything that comes until the end of file. */
+export async function ask(conn: Deno.Conn, message: string): Promise<string> {
+  await conn.write(bytesOf(message));
+  return textOf(await readAll(conn));
+}
+
 /** One whole exchange; returns everything that the service sent. */
 export async function exchange(port: number, message: string): Promise<string> {
   using conn = await connect(port);
-  await conn.write(bytesOf(message));
-  return textOf(await readAll(conn));
+  return await ask(conn, message);
 }
 
 /** How to run `main.ts` with certain permissions. */
