@@ -1,0 +1,157 @@
+/**
+ * Compares echo servers side by side: each in turn runs on one processor while
+ * a load generator on another checks every byte of every exchange.
+ *
+ * ```sh
+ * deno task compare --help
+ * ```
+ *
+ * @module
+ */
+
+import { describeFailures, Meter, PROCESSORS } from "./measure.ts";
+import { HELP, type Options, parseOptions, UsageError } from "./options.ts";
+import { type Comparison, failureCount, toJson, toMarkdown } from "./report.ts";
+import { cc, prepare, type Server } from "./servers.ts";
+import { output } from "./session.ts";
+import { firstLine, readVersions } from "./versions.ts";
+
+/** Compares the servers that were asked for. */
+async function compare(
+  options: Options,
+  signal: AbortSignal,
+): Promise<Comparison> {
+  await checkMachine(signal);
+  const versions = await readVersions(signal);
+  if (versions.cc === undefined) throw new Error("needs cc");
+
+  await using tempDir = await makeTempDir();
+  const generator = await buildGenerator(tempDir.path, signal);
+  const { servers, skipped } = await prepare(
+    options,
+    versions,
+    tempDir.path,
+    signal,
+  );
+  for (const { name, why } of skipped) {
+    console.error(`compare: ${name}: ${why}, skipped`);
+  }
+  if (servers.length === 0) throw new Error("no server is left to measure");
+  const meter = new Meter(generator, options, signal);
+  const rows = await measureAll(servers, meter, options.rounds);
+  return { options, versions, skipped, rows };
+}
+
+/** The servers take turns: A B C A B C. */
+async function measureAll(
+  servers: Server[],
+  meter: Meter,
+  rounds: number,
+): Promise<Comparison["rows"]> {
+  const rows: Comparison["rows"] = servers
+    .map((server) => ({ server, samples: [] }));
+  for (let round = 1; round <= rounds; round++) {
+    for (const { server, samples } of rows) {
+      console.error(`round ${round} of ${rounds}: ${server.name}`);
+      samples.push(await meter.measure(server));
+    }
+  }
+  return rows;
+}
+
+async function checkMachine(signal: AbortSignal): Promise<void> {
+  if (Deno.build.os !== "linux") {
+    throw new Error(`needs Linux, this is ${Deno.build.os}`);
+  }
+  for (const processor of Object.values(PROCESSORS)) {
+    const pinned = ["taskset", "-c", processor, "true"];
+    if (await firstLine(pinned, signal) === undefined) {
+      throw new Error("needs taskset, and processors 0 and 1");
+    }
+  }
+}
+
+async function makeTempDir(): Promise<AsyncDisposable & { path: string }> {
+  const path = await Deno.makeTempDir({ prefix: "compare-" });
+  return {
+    path,
+    [Symbol.asyncDispose]: () => Deno.remove(path, { recursive: true }),
+  };
+}
+
+async function buildGenerator(
+  dir: string,
+  signal: AbortSignal,
+): Promise<string> {
+  const binary = `${dir}/echoload`;
+  const command = cc(binary, "echoload.c");
+  const { success } = await output(command, { signal, tempDir: dir });
+  if (!success) throw new Error("echoload.c does not build");
+  return binary;
+}
+
+async function print(
+  comparison: Comparison,
+  signal: AbortSignal,
+): Promise<void> {
+  if (comparison.options.json) return console.log(toJson(comparison));
+  const { stdout } = await output(
+    [Deno.execPath(), "fmt", "--ext", "md", "-"],
+    { signal },
+    toMarkdown(comparison),
+  );
+  console.log(stdout.trimEnd());
+}
+
+/** Names the servers that failed exchanges; returns whether there are any. */
+function reportFailures({ rows }: Comparison): boolean {
+  const failed = rows.flatMap(({ server, samples }) =>
+    samples.filter((sample) => failureCount(sample) > 0)
+      .map(({ failures }) =>
+        `compare: ${server.name}: ${describeFailures(failures)}`
+      )
+  );
+  failed.forEach((line) => console.error(line));
+  return failed.length > 0;
+}
+
+function optionsOrExit(): Options {
+  try {
+    return parseOptions(Deno.args);
+  } catch (error) {
+    if (!(error instanceof UsageError)) throw error;
+    console.error(`compare: ${error.message}`);
+    Deno.exit(2);
+  }
+}
+
+const SIGNALS: [Deno.Signal, number][] = [
+  ["SIGHUP", 1],
+  ["SIGINT", 2],
+  ["SIGTERM", 15],
+];
+
+/** Returns the exit code. */
+async function main(): Promise<number> {
+  const options = optionsOrExit();
+  if (options.help) {
+    console.log(HELP);
+    return 0;
+  }
+  const interrupted = new AbortController();
+  for (const [signal, number] of SIGNALS) {
+    Deno.addSignalListener(signal, () => interrupted.abort(128 + number));
+  }
+  const { signal } = interrupted;
+  try {
+    const comparison = await compare(options, signal);
+    await print(comparison, signal);
+    return reportFailures(comparison) ? 1 : 0;
+  } catch (error) {
+    if (signal.aborted) return signal.reason;
+    console.error(`compare: ${error instanceof Error ? error.message : error}`);
+    return 1;
+  }
+}
+
+if (import.meta.main) Deno.exit(await main());

@@ -1,0 +1,185 @@
+/**
+ * Measures one server once.
+ *
+ * @module
+ */
+
+import type { Options } from "./options.ts";
+import type { Server } from "./servers.ts";
+import { cpuTime, output, residentMemory, Session } from "./session.ts";
+
+/** The server runs on one processor, the load generator on the other. */
+export const PROCESSORS = { server: "0", generator: "1" };
+const START_TIMEOUT = 30_000;
+const START_RETRY = 50;
+
+/** One round of one server: the numbers by the names of their columns. */
+export interface Sample {
+  values: Record<string, number>;
+  exchanges: number;
+  /** How many exchanges failed, by what went wrong. */
+  failures: Record<string, number>;
+}
+
+/** What the load generator prints. */
+interface Result {
+  exchanges: number;
+  per_second: number;
+  p50_ms: number;
+  p99_ms: number;
+  failures: Record<string, number>;
+}
+
+/** Measures servers, one at a time. */
+export class Meter {
+  readonly #generator: string;
+  readonly #options: Options;
+  readonly #signal: AbortSignal;
+
+  /** @param generator The binary of echoload.c. */
+  constructor(generator: string, options: Options, signal: AbortSignal) {
+    this.#generator = generator;
+    this.#options = options;
+    this.#signal = signal;
+  }
+
+  async measure(server: Server): Promise<Sample> {
+    const port = freePort();
+    const command = server.command
+      .map((arg) => arg.replaceAll("{port}", `${port}`));
+    await using session = new Session(
+      ["taskset", "-c", PROCESSORS.server, ...command],
+      { signal: this.#signal, stdout: "null" },
+    );
+    await this.#untilReady(server, session, port);
+    const sample = this.#options.held > 0
+      ? await this.#hold(session, port)
+      : await this.#load(session, port);
+    if (session.ended) throw await endedError(server, session);
+    return sample;
+  }
+
+  /** Waits for the first whole exchange. */
+  async #untilReady(
+    server: Server,
+    session: Session,
+    port: number,
+  ): Promise<void> {
+    const start = performance.now();
+    while (performance.now() < start + START_TIMEOUT) {
+      if (session.ended) throw await endedError(server, session);
+      const { exchanges, failures } = await this.#generate(port, 1, 0);
+      if (exchanges === 1) return;
+      if (failures.connect === 0) {
+        throw new Error(
+          `${server.name}: the first exchange failed (${
+            describeFailures(failures)
+          })`,
+        );
+      }
+      await delay(START_RETRY, this.#signal);
+    }
+    throw new Error(`${server.name}: does not listen on the port it was given`);
+  }
+
+  async #load(session: Session, port: number): Promise<Sample> {
+    const { clients, seconds, warmUp } = this.#options;
+    if (warmUp > 0) await this.#generate(port, clients, warmUp);
+    const before = await cpuTime(session, this.#signal);
+    const result = await this.#generate(port, clients, seconds);
+    const after = await cpuTime(session, this.#signal);
+    const user = after.user - before.user;
+    const system = after.system - before.system;
+    return {
+      values: {
+        cpu_us: (user + system) / result.exchanges * 1e6,
+        user_us: user / result.exchanges * 1e6,
+        per_second: result.per_second,
+        p50_ms: result.p50_ms,
+        p99_ms: result.p99_ms,
+        memory_mb: await residentMemory(session, this.#signal) / 1024,
+      },
+      exchanges: result.exchanges,
+      failures: result.failures,
+    };
+  }
+
+  async #hold(session: Session, port: number): Promise<Sample> {
+    const { held, seconds } = this.#options;
+    const before = await residentMemory(session, this.#signal);
+    await using generator = new Session(
+      this.#generatorCommand(port, held, "hold"),
+      { signal: this.#signal, stdin: "piped" },
+    );
+    const lines = generator.stdout.pipeThrough(new TextDecoderStream())
+      .getReader();
+    const { value: first = "" } = await lines.read(); // when it holds them
+    await delay(seconds * 1000, this.#signal);
+    const during = await residentMemory(session, this.#signal);
+    await generator.stdin.close(); // lets them finish
+    const { value: last = "" } = await lines.read();
+    const { exchanges, failures } = this.#parse(last);
+    const greeted = Number(first.match(/^held (\d+)/)?.[1]);
+    return {
+      values: { idle_kb: (during - before) / greeted },
+      exchanges,
+      failures,
+    };
+  }
+
+  /** Runs the load generator; with 0 seconds each client makes one exchange. */
+  async #generate(
+    port: number,
+    clients: number,
+    seconds: number,
+  ): Promise<Result> {
+    const command = this.#generatorCommand(port, clients, `${seconds}`);
+    const { stdout } = await output(command, { signal: this.#signal });
+    return this.#parse(stdout);
+  }
+
+  #generatorCommand(port: number, clients: number, how: string): string[] {
+    const pinned = ["taskset", "-c", PROCESSORS.generator, this.#generator];
+    return [...pinned, `${port}`, `${clients}`, how];
+  }
+
+  #parse(json: string): Result {
+    this.#signal.throwIfAborted();
+    try {
+      return JSON.parse(json);
+    } catch {
+      throw new Error("the load generator ended early");
+    }
+  }
+}
+
+function freePort(): number {
+  using listener = Deno.listen({ port: 0 });
+  return listener.addr.port;
+}
+
+/** Waits; returns early when it is aborted. */
+async function delay(ms: number, signal: AbortSignal): Promise<void> {
+  let wake = () => {};
+  const woken = new Promise<void>((resolve) => wake = resolve);
+  const timer = setTimeout(wake, ms);
+  signal.addEventListener("abort", wake);
+  await woken;
+  signal.removeEventListener("abort", wake);
+  clearTimeout(timer);
+}
+
+async function endedError(
+  { name }: Server,
+  session: Session,
+): Promise<Error> {
+  await session[Symbol.asyncDispose](); // closes its stderr
+  const line = (await session.stderr).trim().split("\n").at(-1);
+  return new Error(`${name}: the server ended${line && `: ${line}`}`);
+}
+
+/** What went wrong, and how often. */
+export function describeFailures(failures: Record<string, number>): string {
+  return Object.entries(failures).filter(([, count]) => count > 0)
+    .map(([why, count]) => `${why} ${count}`).join(", ");
+}

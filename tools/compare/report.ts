@@ -1,0 +1,152 @@
+/**
+ * What the rounds come to: medians, ratios, and the table.
+ *
+ * @module
+ */
+
+import type { Sample } from "./measure.ts";
+import type { Options } from "./options.ts";
+import type { Server, Skipped } from "./servers.ts";
+import type { Versions } from "./versions.ts";
+
+/** Everything that one run of the command found out. */
+export interface Comparison {
+  options: Options;
+  versions: Versions;
+  skipped: Skipped[];
+  /** The servers in order, the base first, each with a sample a round. */
+  rows: { server: Server; samples: Sample[] }[];
+}
+
+/** A column of medians. */
+interface Column {
+  key: string;
+  title: string;
+  digits: number;
+}
+
+/** The first column is the one whose ratio is shown. */
+const LOAD: Column[] = [
+  { key: "cpu_us", title: "CPU, µs", digits: 1 },
+  { key: "user_us", title: "user, µs", digits: 1 },
+  { key: "per_second", title: "exchanges/s", digits: 0 },
+  { key: "p50_ms", title: "p50, ms", digits: 2 },
+  { key: "p99_ms", title: "p99, ms", digits: 2 },
+  { key: "memory_mb", title: "memory, MB", digits: 0 },
+];
+const HELD: Column[] = [
+  { key: "idle_kb", title: "idle client, kB", digits: 1 },
+];
+
+export function median(values: number[]): number {
+  const sorted = values.toSorted((a, b) => a - b);
+  const middle = sorted.length >> 1;
+  return sorted.length % 2 === 1
+    ? sorted[middle]
+    : (sorted[middle - 1] + sorted[middle]) / 2;
+}
+
+/** The ratio of each value to the base's of the same round. */
+export function ratios(
+  values: number[],
+  base: number[],
+): { min: number; median: number; max: number } {
+  const all = values.map((value, round) => value / base[round]);
+  return {
+    min: Math.min(...all),
+    median: median(all),
+    max: Math.max(...all),
+  };
+}
+
+/** Every round, without the commands: they name paths of this machine. */
+export function toJson({ rows, options, ...rest }: Comparison): string {
+  const { rounds, clients, seconds, warmUp, held } = options;
+  const servers = rows.map(({ server: { name, label }, samples }) => ({
+    name,
+    label,
+    samples,
+  }));
+  return JSON.stringify(
+    { rounds, clients, seconds, warmUp, held, ...rest, servers },
+    null,
+    2,
+  );
+}
+
+/** The comparison in Markdown: a heading, the versions and the table. */
+export function toMarkdown(comparison: Comparison): string {
+  const { options, rows } = comparison;
+  const columns = options.held > 0 ? HELD : LOAD;
+  const base = valuesOf(rows[0].samples, columns[0].key);
+  const [first, ...others] = columns.map(({ title }) => title);
+  return [
+    heading(comparison),
+    "",
+    versionLine(comparison.versions),
+    "",
+    tableLine(["server", first, ...RATIO, ...others, ...TOTALS]),
+    tableLine(["---"].concat(Array(columns.length + 5).fill("---:"))),
+    ...rows.map(({ server, samples }) =>
+      tableLine([server.label, ...cells(columns, samples, base)])
+    ),
+    "",
+  ].join("\n");
+}
+
+function heading({ options, skipped, rows }: Comparison): string {
+  const { held, clients, rounds, seconds } = options;
+  const what = held > 0
+    ? `${held} idle clients`
+    : `${clients} clients at once, ${seconds} s a round`;
+  const missing = skipped.map(({ name, why }) => ` ${name}: ${why}, skipped.`);
+  const times = rounds === 1 ? "one round" : `medians of ${rounds} rounds`;
+  return `**${what}, ${times}.** ` +
+    `Ratios are to "${rows[0].server.label}".${missing.join("")}`;
+}
+
+function versionLine(versions: Versions): string {
+  const number = (text?: string) =>
+    text?.match(/\d+(\.\d+)+/)?.[0] ?? "not installed";
+  return [
+    versions.kernel,
+    `${navigator.hardwareConcurrency} cores`,
+    `Deno ${Deno.version.deno}`,
+    `Go ${number(versions.go)}`,
+    versions.cc,
+    `Node ${number(versions.node)}`,
+    `Bun ${number(versions.bun)}`,
+    `this service at ${versions.commit ?? "an unknown commit"}`,
+  ].join("; ") + ".";
+}
+
+function cells(columns: Column[], samples: Sample[], base: number[]): string[] {
+  const [first, ...others] = columns.map(({ key, digits }) =>
+    format(median(valuesOf(samples, key)), digits)
+  );
+  const ratio = ratios(valuesOf(samples, columns[0].key), base);
+  return [
+    first,
+    ...[ratio.median, ratio.min, ratio.max].map((value) => format(value, 2)),
+    ...others,
+    `${sum(samples.map(({ exchanges }) => exchanges))}`,
+    `${sum(samples.map(failureCount))}`,
+  ];
+}
+
+const RATIO = ["ratio", "ratio, min", "ratio, max"];
+const TOTALS = ["exchanges", "errors"];
+
+const valuesOf = (samples: Sample[], key: string) =>
+  samples.map(({ values }) => values[key]);
+
+const sum = (values: number[]) => values.reduce((a, b) => a + b, 0);
+
+export const failureCount = ({ failures }: Sample): number =>
+  sum(Object.values(failures));
+
+/** A ratio to nothing is not a number. */
+const format = (value: number, digits: number) =>
+  Number.isFinite(value) ? value.toFixed(digits) : "-";
+
+const tableLine = (cells: string[]) => `| ${cells.join(" | ")} |`;

@@ -1,0 +1,117 @@
+/**
+ * The servers to compare, and how to build and start them.
+ *
+ * @module
+ */
+
+import denoJson from "../../deno.json" with { type: "json" };
+import type { Options } from "./options.ts";
+import { output } from "./session.ts";
+import type { Versions } from "./versions.ts";
+
+export interface Server {
+  name: string;
+  /** What the table calls it. */
+  label: string;
+  /** Starts it; `{port}` stands for the port. */
+  command: string[];
+  /** The program that must be installed to build or start it. */
+  tool?: keyof Versions;
+  /** Builds it. */
+  build?: string[];
+}
+
+/** A server that is not measured, and why. */
+export interface Skipped {
+  name: string;
+  why: string;
+}
+
+/** The names of the built-in servers. */
+export const NAMES = builtIn("").map(({ name }) => name);
+
+/** The command that builds a C source of this directory. */
+export function cc(binary: string, source: string): string[] {
+  return ["cc", "-O2", "-o", binary, `${import.meta.dirname}/${source}`];
+}
+
+/** Go comes first: it is what the others are compared with. */
+function builtIn(dir: string): Server[] {
+  const deno = Deno.execPath();
+  const peers = `${import.meta.dirname}/peers`;
+  return [{
+    name: "go",
+    label: "Go, goroutines",
+    tool: "go",
+    build: ["go", "build", "-o", `${dir}/go`, `${peers}/goroutine.go`],
+    command: [`${dir}/go`, "{port}"],
+  }, {
+    name: "epoll",
+    label: "C, epoll",
+    tool: "cc",
+    build: cc(`${dir}/epoll`, "peers/epoll.c"),
+    command: [`${dir}/epoll`, "{port}"],
+  }, {
+    name: "node",
+    label: "Node, `node:net`",
+    tool: "node",
+    command: ["node", `${peers}/node.mjs`, "{port}"],
+  }, {
+    name: "bun",
+    label: "Bun, `Bun.listen`",
+    tool: "bun",
+    command: ["bun", `${peers}/bun.js`, "{port}"],
+  }, {
+    name: "naive",
+    label: "Deno, shortest loop",
+    command: [deno, "run", "--allow-net", `${peers}/naive.ts`, "{port}"],
+  }, {
+    name: "service",
+    label: "this service",
+    command: [deno, "run", "--allow-net", "main.ts", "--port", "{port}"],
+  }, {
+    name: "start",
+    label: "this service, `deno task start`",
+    command: [
+      ...denoJson.tasks.start.split(" ").with(0, deno),
+      "--port",
+      "{port}",
+    ],
+  }];
+}
+
+/** The servers that were asked for, as far as this machine can run them. */
+export async function prepare(
+  options: Options,
+  versions: Versions,
+  dir: string,
+  signal: AbortSignal,
+): Promise<{ servers: Server[]; skipped: Skipped[] }> {
+  const servers: Server[] = [];
+  const skipped: Skipped[] = [];
+  for (const server of builtIn(dir)) {
+    if (!options.only.includes(server.name)) continue;
+    const why = await obstacle(server, versions, dir, signal);
+    if (why === undefined) servers.push(server);
+    else skipped.push({ name: server.name, why });
+  }
+  for (const { name, command } of options.with) {
+    servers.push({ name, label: name, command: ["sh", "-c", command] });
+  }
+  return { servers, skipped };
+}
+
+/** Builds the server, if need be; returns why it cannot run. */
+async function obstacle(
+  { tool, build }: Server,
+  versions: Versions,
+  dir: string,
+  signal: AbortSignal,
+): Promise<string | undefined> {
+  if (tool !== undefined && versions[tool] === undefined) {
+    return "not installed";
+  }
+  if (build === undefined) return undefined;
+  const { success } = await output(build, { signal, tempDir: dir });
+  return success ? undefined : "does not build";
+}

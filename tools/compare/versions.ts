@@ -1,0 +1,44 @@
+/**
+ * The versions that a comparison depends on.
+ *
+ * @module
+ */
+
+import { output } from "./session.ts";
+
+/** What each program prints of its version. */
+const COMMANDS = {
+  kernel: ["uname", "-sr"],
+  go: ["go", "version"],
+  cc: ["cc", "--version"],
+  node: ["node", "--version"],
+  bun: ["bun", "--version"],
+  /** The commit of this service. */
+  commit: ["git", "describe", "--always", "--dirty", "--exclude=*"],
+};
+
+/** Versions by name, undefined for what is not installed. */
+export type Versions = Record<keyof typeof COMMANDS, string | undefined>;
+
+/** Asks every program for its version. */
+export async function readVersions(signal: AbortSignal): Promise<Versions> {
+  const entries = Object.entries(COMMANDS).map(async ([name, command]) => [
+    name,
+    await firstLine(command, signal),
+  ]);
+  return Object.fromEntries(await Promise.all(entries));
+}
+
+/** The first line that a program prints; undefined if it cannot be run. */
+export async function firstLine(
+  command: string[],
+  signal: AbortSignal,
+): Promise<string | undefined> {
+  try {
+    const { success, stdout } = await output(command, { signal });
+    return success ? stdout.split("\n")[0] : undefined;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return undefined;
+    throw error;
+  }
+}
