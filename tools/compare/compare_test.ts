@@ -1,0 +1,226 @@
+import { assert, assertEquals, assertThrows } from "@std/assert";
+import net from "node:net";
+import denoJson from "../../deno.json" with { type: "json" };
+import { needs } from "../testing.ts";
+import { parseOptions, UsageError } from "./options.ts";
+import { median, ratios } from "./report.ts";
+import { cc } from "./servers.ts";
+
+/** One short round with this service only. */
+const TINY = ["--rounds=1", "--seconds=0.2", "--warm-up=0", "--only=service"];
+
+function withCompare(
+  name: string,
+  fn: (tempDir: string) => Promise<void>,
+): void {
+  const programs = ["cc", "taskset"];
+  if (navigator.hardwareConcurrency < 2) programs.push("a-second-processor");
+  needs(["net", "run", "read", "write"], programs, name, async () => {
+    const tempDir = await Deno.makeTempDir();
+    try {
+      await fn(tempDir);
+      assertEquals([...Deno.readDirSync(tempDir)], [], "files are left");
+    } finally {
+      await Deno.remove(tempDir, { recursive: true });
+    }
+  });
+}
+
+/** Starts the command as `deno task compare` does. */
+function start(args: string[], tempDir: string): Deno.ChildProcess {
+  const [, ...command] = denoJson.tasks.compare.split(" ");
+  return new Deno.Command(Deno.execPath(), {
+    args: [...command, ...args],
+    cwd: new URL("../..", import.meta.url),
+    env: { NO_COLOR: "1", TMPDIR: tempDir },
+    stdout: "piped",
+    stderr: "piped",
+  }).spawn();
+}
+
+/** Runs the command to its end; returns the last row of its table, by title. */
+async function lastRow(
+  args: string[],
+  tempDir: string,
+): Promise<Record<string, string>> {
+  const { code, stdout, stderr } = await start(args, tempDir).output();
+  assertEquals(code, 0, new TextDecoder().decode(stderr));
+  const table = new TextDecoder().decode(stdout).split("\n")
+    .filter((line) => line.startsWith("|"))
+    .map((line) => line.split("|").slice(1, -1).map((cell) => cell.trim()));
+  assertEquals(table.length, 3, "titles, a rule and one server");
+  return Object.fromEntries(
+    table[0].map((title, column) => [title, table[2][column]]),
+  );
+}
+
+withCompare(
+  "compare: loads this service without an error",
+  async (tempDir) => {
+    const row = await lastRow([...TINY, "--clients=4"], tempDir);
+    assertEquals(row.server, "this service");
+    assertEquals(row.errors, "0");
+    assert(Number(row.exchanges) >= 4);
+    assert(Number(row["p99, ms"]) >= Number(row["p50, ms"]));
+    assert(Number(row["memory, MB"]) > 0);
+  },
+);
+
+withCompare("compare: lets every held client finish", async (tempDir) => {
+  const row = await lastRow([...TINY, "--held=20"], tempDir);
+  assertEquals(row.server, "this service");
+  assertEquals(row.exchanges, "20");
+  assertEquals(row.errors, "0");
+});
+
+withCompare(
+  "compare: leaves nothing behind when interrupted",
+  async (tempDir) => {
+    const child = start([...TINY, "--seconds=3600"], tempDir);
+    const stdout = new Response(child.stdout).text();
+    let ended = false;
+    child.status.then(() => ended = true);
+    let stderr = "";
+    let started: string[] = [];
+    for await (
+      const text of child.stderr.pipeThrough(new TextDecoderStream())
+    ) {
+      stderr += text;
+      if (started.length > 0 || !stderr.includes("round 1 of 1")) continue;
+      // The server and the load generator.
+      while (!ended && started.length < 2) {
+        started = await childrenOf(child.pid);
+      }
+      if (!ended) child.kill("SIGINT");
+    }
+    assertEquals((await child.status).code, 130);
+    assertEquals(await stdout, "");
+    assertEquals(stderr, "round 1 of 1: service\n");
+    const running = (await processes()).map(({ pid }) => pid);
+    assertEquals(started.filter((pid) => running.includes(pid)), []);
+  },
+);
+
+async function childrenOf(pid: number): Promise<string[]> {
+  return (await processes()).filter(({ parent }) => parent === `${pid}`)
+    .map(({ pid }) => pid);
+}
+
+async function processes(): Promise<{ pid: string; parent: string }[]> {
+  const { stdout } = await new Deno.Command("sh", {
+    args: ["-c", "cat /proc/[0-9]*/stat 2> /dev/null"],
+  }).output();
+  const lines = new TextDecoder().decode(stdout);
+  return [...lines.matchAll(/^(\d+) \(.*\) \S (\d+)/gm)]
+    .map(([, pid, parent]) => ({ pid, parent }));
+}
+
+/** What a server does with a client: all of it wrong, but for the first. */
+const ANSWERS: ((socket: net.Socket, message: string) => void)[] = [
+  (socket, message) => socket.end(message),
+  (socket, message) => socket.end(message.toUpperCase()),
+  (socket, message) => socket.end(message + "x"),
+  (socket, message) => socket.end(message.slice(1)),
+  (socket, message) => socket.end(message.slice(0, -1)),
+  (socket) => socket.end(),
+  (socket) => socket.resetAndDestroy(),
+];
+
+withCompare(
+  "echoload: tells right exchanges from wrong ones",
+  async (tempDir) => {
+    let clients = 0;
+    const server = net.createServer((socket) => {
+      const answer = ANSWERS[clients++];
+      socket.on("error", () => {});
+      socket.write(
+        answer === undefined ? "Hello world!\r\n" : "Hello World!\r\n",
+      );
+      socket.once("data", (data) => answer(socket, data.toString()));
+    });
+    await new Promise<void>((go) => server.listen(0, "127.0.0.1", go));
+    const { port } = server.address() as net.AddressInfo;
+    const binary = `${tempDir}/echoload`;
+    await run(cc(binary, "echoload.c"));
+    const result = JSON.parse(
+      await run([binary, `${port}`, `${ANSWERS.length + 1}`, "0"]),
+    );
+    server.close();
+    await Deno.remove(binary);
+    assertEquals(result.exchanges, 1);
+    assertEquals(result.failures, {
+      connect: 0,
+      reset: 1,
+      early_eof: 2,
+      wrong_bytes: 4,
+      timeout: 0,
+      other: 0,
+    });
+  },
+);
+
+async function run([program, ...args]: string[]): Promise<string> {
+  const { success, stdout, stderr } = await new Deno.Command(program, { args })
+    .output();
+  assert(success, new TextDecoder().decode(stderr));
+  return new TextDecoder().decode(stdout);
+}
+
+Deno.test("compare: the median of an even count is between the middle two", () => {
+  assertEquals(median([7]), 7);
+  assertEquals(median([10, 9, 100]), 10);
+  assertEquals(median([4, 1, 3, 100]), 3.5);
+});
+
+Deno.test("compare: ratios are taken round by round", () => {
+  assertEquals(ratios([10, 30, 20], [10, 10, 40]), {
+    min: 0.5,
+    median: 1,
+    max: 3,
+  });
+});
+
+Deno.test("compare: reads its options", () => {
+  const options = parseOptions([
+    ...["--rounds", "3", "--warm-up", "0", "--only", "go,service", "--json"],
+    ...["--with", "old=cd ../old && A=1 deno task start --port {port}"],
+    "--with=b={port}",
+  ]);
+  assertEquals(options, {
+    rounds: 3,
+    clients: 64,
+    seconds: 2,
+    warmUp: 0,
+    held: 0,
+    only: ["go", "service"],
+    with: [
+      {
+        name: "old",
+        command: "cd ../old && A=1 deno task start --port {port}",
+      },
+      { name: "b", command: "{port}" },
+    ],
+    json: true,
+    help: false,
+  });
+});
+
+for (
+  const [args, message] of [
+    [["--bogus"], 'unknown option "--bogus"'],
+    [["--rounds=1", "more"], 'unknown argument "more"'],
+    [["--rounds", "0"], '--rounds: "0" is not a whole number'],
+    [["--clients"], '--clients: "" is not a whole number'],
+    [["--held=1.5"], '--held: "1.5" is not a whole number'],
+    [["--seconds=1e3"], '--seconds: "1e3" is not a number from 0.1'],
+    [["--only=go,perl"], '--only: "perl" is not one of go, epoll'],
+    [["--with=old"], '--with: "old" is not NAME=COMMAND'],
+    [["--with=old=deno"], "--with: the command of old has no {port}"],
+    [["--with=go={port}"], "--with: there is already a server named go"],
+  ] as [string[], string][]
+) {
+  Deno.test(`compare: refuses ${args.join(" ")}`, () => {
+    const error = assertThrows(() => parseOptions(args), UsageError, message);
+    assert(!(error as Error).message.includes("\n"));
+  });
+}
