@@ -2,14 +2,14 @@
  * A one-shot TCP echo service: it greets each client, reads once, echoes what
  * it read and closes.
  *
- * @example A server for a test of your own, set up and torn down in one line
+ * @example A server for your own test, set up and torn down in one line
  * ```ts
  * import { serve } from "@diary/echo-server";
  * import { assertEquals } from "@std/assert";
  *
  * await using server = serve(Deno.listen({ hostname: "127.0.0.1", port: 0 }));
  *
- * const { port } = server.addr as Deno.NetAddr;
+ * const { port } = server.addr;
  * using conn = await Deno.connect({ hostname: "127.0.0.1", port });
  * await conn.write(new TextEncoder().encode("hoge\r\n"));
  * const answer = await new Response(conn.readable).text();
@@ -20,352 +20,263 @@
  */
 
 /**
- * Serves on a listener until it is told to stop, and returns at once.
+ * Serves the connections of a listener until it is shut down, and returns at
+ * once. The server owns the listener and closes it in the end.
  *
- * The listener may be of any kind: TCP, TLS, Unix, or one of your own. The
- * server closes it in the end. If crowds may come, give `Deno.listen` a
- * `tcpBacklog` of 4096: they wait there, in order.
- *
- * @param listener Where the connections come from.
+ * @param listener A TCP, TLS or Unix listener, or one of your own.
  * @param options What to change from the defaults.
  * @returns The running server.
- * @throws {TypeError} If an option is of the wrong type.
- * @throws {RangeError} If a number among the options is out of its range.
+ * @throws {TypeError} If an option has the wrong type.
+ * @throws {RangeError} If a number is out of its range.
  *
- * @example TCP
+ * @example
  * ```ts
  * import { serve } from "@diary/echo-server";
  *
- * await using server = serve(Deno.listen({ port: 0, tcpBacklog: 4096 }), {
- *   maxConnections: 1000,
- *   onExchange: ({ outcome, ms }) => console.log(outcome, ms),
- * });
+ * await using server = serve(Deno.listen({ port: 0 }), { timeout: 5_000 });
  * ```
  */
-export function serve(
-  listener: Listener,
+export function serve<A extends Deno.Addr = Deno.Addr>(
+  listener: Listener<A>,
   options: ServeOptions = {},
-): EchoServer {
-  return new Server(listener, settingsFrom(options));
-}
-
-class Server implements EchoServer {
-  /** Takes connections until the listener is closed, whatever else fails. */
-  async #accept(): Promise<void> {
-    while (!this.#closed) {
-      try {
-        for await (const conn of this.#listener) {
-          const connection = this.#open(conn);
-          switch (this.#settings.mode) {
-            case "concurrent":
-              this.#exchange(connection); // a task of its own: not awaited
-              break;
-            case "serial":
-              await this.#hold(this.#exchange(connection)); // one await apart
-              break;
-            case "events":
-              this.#events!.enqueue({ type: "accept", connection });
-              break;
-          }
-          // Whoever is not taken yet waits in the kernel's queue, in order.
-          if (this.#crowded(connection)) await this.#untilGreeted(connection);
-          if (this.#full()) await this.#untilEnd();
-        }
-        this.#closed = true;
-      } catch (error) {
-        await this.#acceptFailed(error);
+): EchoServer<A> {
+  /** Accepts until the listener is closed, then waits for the last client. */
+  async function run(): Promise<void> {
+    for await (const conn of acceptor) {
+      const client = open(conn);
+      switch (settings.mode) {
+        case "concurrent":
+          exchange(client); // a task of its own: not awaited
+          break;
+        case "serial":
+          await exchange(client); // one await apart
+          break;
+        case "events":
+          events!.enqueue({ type: "accept", client });
+          break;
       }
+      // Clients that are not accepted yet wait in the kernel's queue, in order.
+      if (acceptor.count % PACE.every === 0) await greeted(client);
+      while (clients.size >= settings.maxConnections) await changed.wait();
     }
-    this.#accepting = false;
-    this.#settle();
+    shutdown(); // the listener may have been closed from outside
+    while (clients.size > 0 || yielding > 0) await changed.wait();
+    timer.stop();
+    settings.signal.removeEventListener("abort", abort);
+    events?.close();
   }
 
-  async #exchange(connection: Connection): Promise<void> {
+  async function exchange(client: Client): Promise<void> {
+    let failure: unknown;
     try {
-      await this.#greet(connection);
-      const n = await this.#read(connection);
-      await this.#echo(connection, n);
-      await this.#close(connection, n);
+      await greet(client);
+      const n = await read(client);
+      await echo(client, n);
     } catch (error) {
-      this.#fail(connection, error);
+      failure = error;
     }
+    close(client, failure);
   }
 
-  /** The mode `events`: accepts and reads are answered one by one. */
-  async #answer(events: ReadableStream<Event>): Promise<void> {
-    for await (const { type, connection, n = null } of events) {
-      const fail = (error: unknown) => this.#fail(connection, error);
+  const settings = settingsFrom(options);
+  const clients = new Clients();
+  const buffers = new BufferPool(settings.maxBytes);
+  const changed = new Condition();
+  const timer = new Timer(wake);
+  const acceptor = new Acceptor(listener, changed.notify, acceptFailed);
+  let events: ReadableStreamDefaultController<Event> | undefined;
+  let graceEnds = Infinity; // not before the shutdown begins
+  let aborted = false;
+  let yielding = 0;
+
+  if (settings.mode === "events") answerEvents();
+  const finished = run();
+  settings.signal.addEventListener("abort", abort);
+  if (settings.signal.aborted) abort();
+  const { addr } = listener;
+  return { addr, finished, shutdown, [Symbol.asyncDispose]: shutdown };
+
+  /** The mode `events`: one loop answers accepts and reads, one by one. */
+  async function answerEvents(): Promise<void> {
+    const queue = new ReadableStream<Event>({ start: (c) => events = c });
+    for await (const { type, client, n = null } of queue) {
+      const fail = (error: unknown) => close(client, error);
       switch (type) {
         case "accept":
-          this.#greet(connection)
-            .then(() => this.#read(connection))
-            .then((n) => this.#events!.enqueue({ type: "read", connection, n }))
-            .catch(fail);
+          greet(client)
+            .then(() => read(client))
+            .then((n) => events!.enqueue({ type: "read", client, n }), fail);
           break;
         case "read":
-          this.#echo(connection, n)
-            .then(() => this.#close(connection, n))
-            .catch(fail);
+          echo(client, n).then(() => close(client), fail);
           break;
       }
     }
   }
 
-  #greet(connection: Connection): Promise<void> {
-    return this.#write(connection, this.#settings.greeting);
+  function greet(client: Client): Promise<void> {
+    return write(client, settings.greeting);
   }
 
-  #read(connection: Connection): Promise<number | null> {
-    connection.busy = "read";
-    connection.buffer = this.#buffers.take();
-    return connection.conn.read(connection.buffer);
+  function read(client: Client): Promise<number | null> {
+    if (client.expired) throw new Deno.errors.TimedOut();
+    client.state = "reading";
+    client.buffer = buffers.get();
+    return client.conn.read(client.buffer);
   }
 
-  #echo(connection: Connection, n: number | null): Promise<void> {
-    return this.#write(connection, connection.buffer!.subarray(0, n ?? 0));
+  function echo(client: Client, n: number | null): Promise<void> {
+    client.received = n;
+    return write(client, client.buffer!.subarray(0, n ?? 0));
   }
 
-  #close(connection: Connection, n: number | null): Promise<void> | void {
-    connection.outcome ??= n === null ? "eof" : "echoed";
-    this.#buffers.give(connection);
-    // A full buffer, or much at once: something may lie unread, or yet come.
-    if (n !== null && n >= Math.min(this.#settings.maxBytes, LINGER.from)) {
-      return this.#linger(connection, LINGER.echoed);
-    }
-    this.#end(connection);
-  }
-
-  #fail(connection: Connection, error: unknown): void {
-    connection.outcome ??= outcomeOf(error);
-    this.#end(connection);
-    this.#buffers.give(connection);
-  }
-
-  /** Writes all of the bytes: one write may take only a part of them. */
-  async #write(connection: Connection, bytes: Uint8Array): Promise<void> {
-    connection.busy = "write";
-    for (let sent = 0; sent < bytes.length;) {
-      const rest = sent === 0 ? bytes : bytes.subarray(sent);
-      const n = await connection.conn.write(rest);
-      sent += n;
-      connection.sent += n;
-      connection.onSent();
+  /** Writes all of the bytes: a single write may take only some of them. */
+  async function write(client: Client, bytes: Uint8Array): Promise<void> {
+    client.state = "writing";
+    for (let written = 0; written < bytes.length;) {
+      const rest = written === 0 ? bytes : bytes.subarray(written);
+      const n = await client.conn.write(rest);
+      written += n;
+      client.sent += n;
+      changed.notify();
     }
   }
 
-  readonly addr: Deno.Addr;
-  readonly finished: Promise<void>;
-  readonly #finish: () => void;
-  readonly #listener: Listener;
-  readonly #settings: Settings;
-  readonly #buffers: Buffers;
-  readonly #connections = new Connections();
-  #events?: ReadableStreamDefaultController<Event>;
-  readonly #abort = () => this.#closeAll();
-
-  #accepted = 0;
-  #backOff = BACK_OFF.first;
-  /** What the accept loop waits for, if not for the next connection. */
-  #held?: Promise<void>;
-  #heldUntil = Infinity;
-  #goOn = nothing;
-  #onEnd = nothing;
-
-  /** `shutdown()` was called. */
-  #stopping = false;
-  /** Everybody's time is up. */
-  #aborted = false;
-  /** The listener is closed. */
-  #closed = false;
-  /** The accept loop has not ended yet. */
-  #accepting = true;
-  #alarm?: ReturnType<typeof setTimeout>;
-  #alarmAt = Infinity;
-
-  constructor(listener: Listener, settings: Settings) {
-    const { promise, resolve } = Promise.withResolvers<void>();
-    this.finished = promise;
-    this.#finish = resolve;
-    this.addr = listener.addr;
-    this.#listener = listener;
-    this.#settings = settings;
-    this.#buffers = new Buffers(settings.maxBytes);
-    if (settings.mode === "events") {
-      this.#answer(
-        new ReadableStream({ start: (queue) => void (this.#events = queue) }),
-      );
-    }
-    this.#accept();
-    settings.signal?.addEventListener("abort", this.#abort);
-    if (settings.signal?.aborted) this.#abort();
+  /** Where every exchange ends, once, with nothing pending any more. */
+  function close(client: Client, failure?: unknown): void {
+    if (client.buffer) buffers.put(client.buffer);
+    const outcome = outcomeOf(client, failure);
+    const ms = performance.now() - client.began;
+    const bytes = Math.max(0, client.sent - settings.greeting.length);
+    // After a large read, more may lie unread or still be on its way.
+    const large = client.received! >= Math.min(settings.maxBytes, LINGER.from);
+    const lingers = large && outcome === "echoed";
+    if (lingers) drain(client, LINGER.echoed).then(() => remove(client));
+    else remove(client);
+    const { remoteAddr: remote } = client.conn;
+    report(settings.onExchange, { remote, outcome, bytes, ms });
   }
 
-  #open(conn: Deno.Conn): Connection {
-    const connection = new Connection(conn);
-    this.#connections.add(connection);
-    connection.due = this.#aborted
-      ? connection.began
-      : connection.began + this.#settings.timeout;
-    this.#wakeAt(connection.due);
-    this.#accepted++;
-    this.#backOff = BACK_OFF.first;
-    return connection;
-  }
-
-  /** Closes a connection, once, and tells whoever waits for that. */
-  #end(connection: Connection): void {
-    if (!this.#connections.delete(connection)) return;
-    closeQuietly(connection.conn);
-    connection.onSent();
-    this.#onEnd();
-    const { onExchange, greeting } = this.#settings;
-    if (onExchange) {
-      tell(onExchange, {
-        remote: connection.conn.remoteAddr,
-        outcome: connection.outcome!,
-        bytes: Math.max(0, connection.sent - greeting.length),
-        ms: performance.now() - connection.began,
-      });
-    }
-    this.#settle();
-  }
-
-  /** Ends an exchange from outside: its time is up. */
-  #cut(connection: Connection): void {
-    connection.outcome ??= this.#aborted ? "shutdown" : "timeout";
-    if (connection.busy === "write") this.#linger(connection, LINGER.cut);
-    else this.#end(connection);
-  }
-
-  /** Drains what lies unread, which would turn the close into a reset. */
-  async #linger(connection: Connection, ms: number): Promise<void> {
-    const { conn, outcome } = connection;
-    connection.busy = "linger";
-    connection.due = performance.now() + ms;
-    this.#wakeAt(connection.due);
+  /** Discards what, left unread, would turn the close into a reset. */
+  async function drain(client: Client, ms: number): Promise<void> {
+    client.state = "draining";
+    client.deadline = performance.now() + ms;
+    timer.wakeBy(client.deadline);
     try {
-      if (outcome === "echoed") await conn.closeWrite();
-      for (let left = LINGER.bytes; left > 0;) {
-        const n = await conn.read(WASTE);
-        if (n === null) break;
-        left -= n;
-      }
+      if (!client.expired) await client.conn.closeWrite();
+      await discard(client.conn);
     } catch {
-      // The client is gone, or its time is up.
+      // The client has gone, or its time is up.
     }
-    this.#end(connection);
+    tryClose(client.conn);
   }
 
-  /** One timer serves all: it is set to the first moment that is of interest. */
-  #wakeAt(time: number): void {
-    if (time >= this.#alarmAt) return;
-    clearTimeout(this.#alarm);
-    this.#alarmAt = time;
-    this.#alarm = setTimeout(() => this.#wake(), time - performance.now());
+  function remove(client: Client): void {
+    tryClose(client.conn);
+    clients.delete(client);
+    changed.notify();
   }
 
-  #wake(): void {
+  function open(conn: Conn): Client {
+    const client = new Client(conn);
+    client.deadline = client.began + settings.timeout;
+    clients.add(client);
+    timer.wakeBy(client.deadline);
+    if (settings.timeout === Infinity) keepAlive(conn);
+    if (aborted) expire(client);
+    return client;
+  }
+
+  /** Closes the connection. What is pending rejects: the exchange ends itself. */
+  function expire(client: Client): void {
+    client.expired ??= aborted ? "shutdown" : "timeout";
+    client.deadline = Infinity;
+    if (client.state === "writing") drain(client, LINGER.expired);
+    else tryClose(client.conn);
+  }
+
+  /** A deadline has passed, of a client, of the grace or of `until`. */
+  async function wake(): Promise<void> {
+    // After a long pause of the process, data may have arrived in time.
+    if (nextDeadline() <= performance.now()) await yieldToIO();
     const now = performance.now();
-    this.#alarmAt = Infinity;
-    for (const connection of this.#connections.due(now)) this.#cut(connection);
-    if (this.#heldUntil <= now) {
-      this.#heldUntil = Infinity;
-      this.#goOn();
+    if (now >= graceEnds) abort();
+    for (const client of clients.overdue(now)) expire(client);
+    changed.notify();
+    timer.wakeBy(Math.max(nextDeadline(), now + TICK));
+  }
+
+  function nextDeadline(): number {
+    return Math.min(clients.nextDeadline(), aborted ? Infinity : graceEnds);
+  }
+
+  /** Lets pending operations make progress: the runtime serves some 128 a turn. */
+  async function yieldToIO(): Promise<void> {
+    yielding++;
+    const turns = 2 + clients.size / 64;
+    for (let turn = 0; turn < turns; turn++) await nextTurn();
+    yielding--;
+    changed.notify();
+  }
+
+  /** Waits until a condition holds, at most for `ms`. */
+  async function until(holds: () => boolean, ms: number): Promise<void> {
+    const limit = performance.now() + ms;
+    while (!holds() && performance.now() < limit) {
+      timer.wakeBy(limit);
+      await changed.wait();
     }
-    const next = Math.min(this.#connections.nextDue(), this.#heldUntil);
-    this.#wakeAt(Math.max(next, now + TICK));
   }
 
-  #crowded(connection: Connection): boolean {
-    return this.#accepted % CROWD === 0 && connection.sent === 0 &&
-      this.#settings.greeting.length > 0;
+  /** Pacing. (A TLS client may never finish its handshake: no wait for that.) */
+  async function greeted(client: Client): Promise<void> {
+    if (settings.greeting.length === 0 || "handshake" in client.conn) return;
+    await until(() => client.sent > 0 || !clients.has(client), PACE.ms);
   }
 
-  #full(): boolean {
-    return this.#connections.size >= this.#settings.maxConnections;
+  /** Waits for a connection to end, but no longer than `ms`. */
+  async function acceptFailed(error: unknown, ms: number): Promise<void> {
+    report(settings.onAcceptError, error);
+    const { size } = clients;
+    if (aborted && size === 0 && ms >= BACK_OFF.last) tryClose(listener);
+    await until(() => clients.size < size, ms);
   }
 
-  #untilGreeted(connection: Connection): Promise<void> {
-    return this.#pause((goOn) => connection.onSent = goOn, CROWD_WAIT);
-  }
-
-  #untilEnd(ms?: number): Promise<void> {
-    return this.#pause((goOn) => this.#onEnd = goOn, ms);
-  }
-
-  /** Keeps the accept loop waiting until `goOn` is called, at most for `ms`. */
-  #pause(until: (goOn: () => void) => void, ms = Infinity): Promise<void> {
-    this.#heldUntil = performance.now() + ms;
-    this.#wakeAt(this.#heldUntil);
-    return this.#hold(new Promise((goOn) => until(this.#goOn = goOn)));
-  }
-
-  async #hold(until: Promise<void>): Promise<void> {
-    this.#held = until;
-    await until;
-    this.#held = undefined;
-    this.#heldUntil = Infinity;
-  }
-
-  async #acceptFailed(error: unknown): Promise<void> {
-    if (isGone(error)) return; // that client did not wait: on to the next
-    if (this.#settings.onAcceptError) tell(this.#settings.onAcceptError, error);
-    await this.#untilEnd(this.#backOff);
-    this.#backOff = Math.min(2 * this.#backOff, BACK_OFF.most);
-  }
-
-  shutdown(): Promise<void> {
-    if (!this.#stopping && !this.#closed) {
-      this.#stopping = true;
-      this.#closeListener();
+  function shutdown(): Promise<void> {
+    if (graceEnds === Infinity) {
+      graceEnds = performance.now() + settings.grace;
+      timer.wakeBy(graceEnds);
+      lastCall();
     }
-    return this.finished;
+    return finished;
   }
 
-  [Symbol.asyncDispose](): Promise<void> {
-    return this.shutdown();
+  /** Accepts the clients in the kernel's queue, then closes the listener. */
+  async function lastCall(): Promise<void> {
+    const enough = acceptor.count + BACKLOG;
+    while (!acceptor.done && acceptor.count < enough) {
+      const { count } = acceptor;
+      if (acceptor.pending) await yieldToIO();
+      else await changed.wait();
+      // An accept that is still pending has found nobody.
+      if (acceptor.pending && acceptor.count === count) break;
+    }
+    if (!acceptor.done) tryClose(listener);
   }
 
-  /** Empties the kernel's queue first: closing would reset who waits there. */
-  async #closeListener(): Promise<void> {
-    const most = this.#accepted + BACKLOG;
-    let accepted: number;
-    do {
-      accepted = this.#accepted;
-      await this.#held;
-      // A turn serves some 128 operations: the accept must have had its own.
-      const turns = 2 + this.#connections.size / 64;
-      for (let i = 0; i < turns; i++) await turn();
-    } while (
-      this.#accepted < most &&
-      (this.#accepted > accepted || (this.#held && this.#connections.size > 0))
-    );
-    this.#closed = true;
-    closeQuietly(this.#listener);
-  }
-
-  /** From now on everybody's time is up. */
-  #closeAll(): void {
-    this.#aborted = true;
-    this.#connections.allDue();
-    this.#wake();
-    this.shutdown();
-  }
-
-  #settle(): void {
-    if (this.#accepting || this.#connections.size > 0) return;
-    clearTimeout(this.#alarm);
-    this.#settings.signal?.removeEventListener("abort", this.#abort);
-    this.#events?.close();
-    this.#finish();
+  /** From now on every client's time is up. */
+  function abort(): void {
+    aborted = true;
+    for (const client of clients.overdue(Infinity)) expire(client);
+    shutdown();
   }
 }
 
 /**
- * How the connections share the program, after the diary's three servers:
+ * How the connections share the program. The exchange is the same in all three.
  *
- * - `concurrent`: each connection has a task of its own;
- * - `serial`: one exchange is finished before the next connection is taken;
+ * - `concurrent`: each connection has a task of its own.
+ * - `serial`: each exchange ends before the next connection is accepted.
  * - `events`: accepts and reads become events in one queue, and a single loop
  *   answers them.
  *
@@ -382,11 +293,11 @@ export type Mode = "concurrent" | "serial" | "events";
 /**
  * How an exchange ended:
  *
- * - `echoed`: all that was read was written back;
- * - `eof`: the client ended its side without sending anything;
- * - `timeout`: its time ran out;
- * - `reset`: the client broke the connection off;
- * - `shutdown`: the server was told to close it;
+ * - `echoed`: everything that was read was written back.
+ * - `eof`: the client half-closed without sending anything.
+ * - `timeout`: its deadline passed.
+ * - `reset`: the client reset the connection.
+ * - `shutdown`: an abort, or the end of the grace, closed the connection.
  * - `error`: anything else that failed.
  *
  * @example Counting
@@ -409,21 +320,21 @@ export type Outcome =
   | "error";
 
 /**
- * A finished exchange, as {@linkcode ServeOptions.onExchange} is told of it.
+ * A finished exchange, as {@linkcode ServeOptions.onExchange} receives it.
  *
  * @example
  * ```ts
  * import { type Exchange, serve } from "@diary/echo-server";
  * import { assertEquals } from "@std/assert";
  *
- * const told = Promise.withResolvers<Exchange>();
+ * const finished = Promise.withResolvers<Exchange>();
  * const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
- * await using server = serve(listener, { onExchange: told.resolve });
+ * await using server = serve(listener, { onExchange: finished.resolve });
  *
- * const { port } = listener.addr;
+ * const { port } = server.addr;
  * using conn = await Deno.connect({ hostname: "127.0.0.1", port });
  * await conn.write(new TextEncoder().encode("hoge"));
- * const { remote, outcome, bytes } = await told.promise;
+ * const { remote, outcome, bytes } = await finished.promise;
  * assertEquals(remote, conn.localAddr);
  * assertEquals(outcome, "echoed");
  * assertEquals(bytes, 4);
@@ -432,16 +343,20 @@ export type Outcome =
 export interface Exchange {
   /** The client's address. */
   remote: Deno.Addr;
-  /** How it ended. */
+  /** How the exchange ended. */
   outcome: Outcome;
   /** How many bytes were echoed. */
   bytes: number;
-  /** How long it took from accept to close, in milliseconds. */
+  /** Milliseconds from the accept until the last byte of the echo was written. */
   ms: number;
 }
 
 /**
- * What {@linkcode serve} needs of a listener. Any `Deno.Listener` has it.
+ * The listener that {@linkcode serve} needs. Any `Deno.Listener` will do, and
+ * so will one of your own, for example in memory.
+ *
+ * Its iterator ends after `close()`. When `next()` rejects, the server reports
+ * the error and tries again with a new iterator.
  *
  * @example TLS
  * ```ts
@@ -461,7 +376,7 @@ export interface Exchange {
  * const listener = Deno.listenTls({ port: 0, cert: pem, key: pem });
  * await using server = serve(listener);
  *
- * const { port } = listener.addr;
+ * const { port } = server.addr;
  * const certs = { hostname: "localhost", caCerts: [pem] };
  * using conn = await Deno.connectTls({ port, ...certs });
  * await conn.write(new TextEncoder().encode("hoge"));
@@ -475,8 +390,7 @@ export interface Exchange {
  * import { assertEquals } from "@std/assert";
  *
  * const path = `${await Deno.makeTempDir()}/echo.sock`;
- * const listener = Deno.listen({ transport: "unix", path });
- * await using server = serve(listener);
+ * await using server = serve(Deno.listen({ transport: "unix", path }));
  *
  * using conn = await Deno.connect({ transport: "unix", path });
  * await conn.write(new TextEncoder().encode("hoge"));
@@ -484,10 +398,59 @@ export interface Exchange {
  * assertEquals(answer, "Hello World!\r\nhoge");
  * ```
  */
-export type Listener = Pick<
-  Deno.Listener,
-  typeof Symbol.asyncIterator | "addr" | "close"
->;
+export interface Listener<A extends Deno.Addr = Deno.Addr> {
+  /** The address it listens on. */
+  readonly addr: A;
+  /** Stops listening, which ends the iteration. */
+  close(): void;
+  /** Iterates over the connections as they are accepted. */
+  [Symbol.asyncIterator](): AsyncIterator<Conn>;
+}
+
+/**
+ * The connection that {@linkcode serve} needs. Any `Deno.Conn` will do. One of
+ * your own must behave like it, and above all its `close()` must settle what is
+ * pending: the server waits for that before it lets go of a connection.
+ *
+ * @example Counting the bytes that are read
+ * ```ts
+ * import { type Conn, serve } from "@diary/echo-server";
+ *
+ * let total = 0;
+ * function counted(conn: Deno.Conn): Conn {
+ *   const read = conn.read.bind(conn);
+ *   conn.read = async (into) => {
+ *     const n = await read(into);
+ *     total += n ?? 0;
+ *     return n;
+ *   };
+ *   return conn;
+ * }
+ *
+ * const listener = Deno.listen({ port: 0 });
+ * await using server = serve({
+ *   addr: listener.addr,
+ *   close: () => listener.close(),
+ *   async *[Symbol.asyncIterator]() {
+ *     for await (const conn of listener) yield counted(conn);
+ *   },
+ * });
+ * ```
+ */
+export interface Conn {
+  /** The client's address. */
+  readonly remoteAddr: Deno.Addr;
+  /** Reads what has arrived, at least one byte. Resolves to `null` at the EOF. */
+  read(into: Uint8Array): Promise<number | null>;
+  /** Writes some of the bytes, at least one, and resolves to how many. */
+  write(bytes: Uint8Array): Promise<number>;
+  /** Half-closes: the client gets an EOF, and can still send. */
+  closeWrite(): Promise<void>;
+  /** Closes both sides. A pending read or write rejects. */
+  close(): void;
+  /** Turns TCP keep-alive on or off, where there is such a thing. */
+  setKeepAlive?(on: boolean): void;
+}
 
 /**
  * Options of {@linkcode serve}.
@@ -502,8 +465,8 @@ export type Listener = Pick<
  */
 export interface ServeOptions {
   /**
-   * What each client is sent first. A string is sent as UTF-8; an empty one is
-   * not sent at all.
+   * What each client is sent first. A string is sent as UTF-8. If it is empty,
+   * nothing is sent.
    *
    * @default {"Hello World!\r\n"}
    */
@@ -516,15 +479,17 @@ export interface ServeOptions {
    */
   maxBytes?: number;
   /**
-   * How long a whole exchange may take, in milliseconds, at most 2147483647.
-   * Then the connection is closed. 0 is never.
+   * How long an exchange may take, in milliseconds, at most 2147483647. Then
+   * the connection is closed. 0 disables it; TCP keep-alive then detects
+   * clients that have vanished (not with TLS, where Deno cannot turn it on).
    *
    * @default {60000}
    */
   timeout?: number;
   /**
-   * The most connections that are held at once, a whole number from 1. More
-   * wait in the kernel's queue.
+   * The maximum number of simultaneous connections: a whole number from 1.
+   * Further clients wait in the kernel's queue. A connection that is being
+   * drained, for a second at most, still counts.
    *
    * @default {Infinity}
    */
@@ -536,26 +501,35 @@ export interface ServeOptions {
    */
   mode?: Mode;
   /**
-   * Closes the server and every connection at once when it is aborted.
-   * To let exchanges finish, call {@linkcode EchoServer.shutdown} first.
+   * How long exchanges may go on after {@linkcode EchoServer.shutdown}, in
+   * milliseconds, at most 2147483647. Then everything that is left is closed,
+   * as by an abort.
+   *
+   * @default {10000}
+   */
+  grace?: number;
+  /**
+   * Closes the listener and every connection at once when it is aborted. To let
+   * exchanges finish, call {@linkcode EchoServer.shutdown} instead.
    */
   signal?: AbortSignal;
   /**
-   * Is told of each finished exchange. What a callback throws does not harm
-   * the service: it is printed with `console.error`, as `Deno.serve` prints
-   * what its handler throws.
+   * Called after each exchange. If a callback throws or rejects, the error is
+   * printed with `console.error`, and the server goes on.
    */
   onExchange?: (exchange: Exchange) => unknown;
   /**
-   * Is told why a connection could not be accepted, for want of descriptors for
-   * example. The server tries again by itself.
+   * Called when a connection cannot be accepted, for example because the
+   * process is out of file descriptors. The server tries again, after 5 ms at
+   * first and up to a second later. If the listener can never accept again, the
+   * server shuts down.
    */
   onAcceptError?: (error: unknown) => unknown;
 }
 
 /**
- * A running server, as {@linkcode serve} returns it. `await using` stops it
- * with {@linkcode EchoServer.shutdown}.
+ * A running server, as {@linkcode serve} returns it. `await using` shuts it
+ * down.
  *
  * @example
  * ```ts
@@ -566,136 +540,240 @@ export interface ServeOptions {
  * await server.finished; // has already resolved
  * ```
  */
-export interface EchoServer extends AsyncDisposable {
-  /** The address that the listener listens on. */
-  readonly addr: Deno.Addr;
-  /** Resolves when the listener and all connections are closed. Never rejects. */
+export interface EchoServer<A extends Deno.Addr = Deno.Addr>
+  extends AsyncDisposable {
+  /** The address of the listener. */
+  readonly addr: A;
+  /**
+   * Resolves when the listener and all connections are closed: after a
+   * shutdown, an abort, or because the listener was closed or has failed for
+   * good. Never rejects.
+   */
   readonly finished: Promise<void>;
   /**
-   * Stops the server gracefully: takes the clients that already wait in the
-   * kernel's queue, closes the listener and lets every exchange finish.
+   * Shuts down gracefully: accepts the clients that already wait in the
+   * kernel's queue, closes the listener and lets exchanges in progress finish,
+   * for at most {@linkcode ServeOptions.grace}.
    *
    * @returns {@linkcode EchoServer.finished}
    */
   shutdown(): Promise<void>;
 }
 
-/** Milliseconds until the next try after a failed accept: first, and at most. */
-const BACK_OFF = { first: 5, most: 1000 };
-/** One in so many connections must be greeted before the next is accepted ... */
-const CROWD = 16;
-/** ... unless its client keeps it waiting for so many milliseconds. */
-const CROWD_WAIT = 50;
-/** What a client sent too much is drained: from such a read on, for so long. */
-const LINGER = { from: 1024, echoed: 1000, cut: 50, bytes: 1 << 20 };
-/** Connections whose time is up within so many milliseconds end together. */
+/** Pacing: one client in `every` must be greeted, or `ms` pass, to go on. */
+const PACE = { every: 16, ms: 50 };
+/** Milliseconds before the next accept. Nobody to wait for: `last` is enough. */
+const BACK_OFF = { first: 5, last: 160, max: 1000 };
+/** Draining: after a read of `from` bytes, at most so many ms and `bytes`. */
+const LINGER = { from: 1024, echoed: 1000, expired: 50, bytes: 1 << 20 };
+/** Deadlines within so many milliseconds expire together. */
 const TICK = 20;
-const MODES: readonly Mode[] = ["concurrent", "serial", "events"];
-const MAX_BYTES = 2 ** 30;
-/** The longest that a timer can wait. */
-const MAX_TIMEOUT = 2 ** 31 - 1;
-/** The most clients in the kernel's queue that a shutdown still takes. */
+/** How many clients a shutdown still accepts from the kernel's queue. */
 const BACKLOG = 4096;
+const MODES: readonly Mode[] = ["concurrent", "serial", "events"];
+/** The longest that a timer can wait. */
+const MAX_MS = 2 ** 31 - 1;
 
-/** A connection and how far its exchange has come. */
-class Connection {
+/** A connection, and how far its exchange has come. */
+class Client {
   readonly began = performance.now();
-  /** When its time is up. */
-  due = Infinity;
-  busy: "write" | "read" | "linger" = "write";
+  deadline = Infinity;
+  state: "accepted" | "writing" | "reading" | "draining" = "accepted";
+  expired?: "timeout" | "shutdown";
   buffer?: Uint8Array;
-  /** Bytes written so far, the greeting's among them. */
+  received?: number | null;
+  /** Bytes written so far, including the greeting. */
   sent = 0;
-  onSent = nothing;
-  outcome?: Outcome;
-  /** Where it stands among the {@linkcode Connections}. */
-  place = -1;
+  /** Where it stands among the {@linkcode Clients}. */
+  index = -1;
 
-  constructor(readonly conn: Deno.Conn) {}
+  constructor(readonly conn: Conn) {}
 }
 
 /** What the loop of the mode `events` takes from its queue. */
 interface Event {
   type: "accept" | "read";
-  connection: Connection;
+  client: Client;
   n?: number | null;
 }
 
-/** The open connections. A `Set` took twice the memory of this under load. */
-class Connections {
-  readonly #all: Connection[] = [];
+/** The open connections. A `Set` took twice the memory under load. */
+class Clients {
+  readonly #all: Client[] = [];
 
   get size(): number {
     return this.#all.length;
   }
 
-  add(connection: Connection): void {
-    connection.place = this.#all.push(connection) - 1;
+  has(client: Client): boolean {
+    return this.#all[client.index] === client;
   }
 
-  /** Says whether it was there. The last one moves to its place. */
-  delete(connection: Connection): boolean {
-    const { place } = connection;
-    if (this.#all[place] !== connection) return false;
+  add(client: Client): void {
+    client.index = this.#all.push(client) - 1;
+  }
+
+  /** The last client moves to the place that becomes free. */
+  delete(client: Client): void {
     const last = this.#all.pop()!;
-    if (last !== connection) {
-      this.#all[place] = last;
-      last.place = place;
-    }
-    return true;
+    if (last === client) return;
+    this.#all[client.index] = last;
+    last.index = client.index;
   }
 
-  due(now: number): Connection[] {
-    return this.#all.filter((connection) => connection.due <= now);
+  overdue(now: number): Client[] {
+    return this.#all.filter(({ deadline }) => deadline <= now);
   }
 
-  nextDue(): number {
+  nextDeadline(): number {
     let next = Infinity;
-    for (const { due } of this.#all) next = Math.min(next, due);
+    for (const { deadline } of this.#all) next = Math.min(next, deadline);
     return next;
   }
+}
 
-  allDue(): void {
-    for (const connection of this.#all) connection.due = 0;
+/** A condition variable: `while (!holds) await changed.wait()`. */
+class Condition {
+  #change?: Promise<void>;
+  #resolve = noop;
+
+  wait(): Promise<void> {
+    return this.#change ??= new Promise((resolve) => this.#resolve = resolve);
+  }
+
+  readonly notify = (): void => {
+    if (this.#change === undefined) return;
+    this.#change = undefined;
+    this.#resolve();
+  };
+}
+
+/** One timer for all deadlines. */
+class Timer {
+  #id?: ReturnType<typeof setTimeout>;
+  #time = Infinity;
+
+  constructor(readonly wake: () => void) {
+    clearTimeout(undefined); // Deno's first call may run microtasks: not later
+  }
+
+  /** Sets the timer, unless it is set to an earlier time. */
+  wakeBy(time: number): void {
+    if (time >= this.#time) return;
+    clearTimeout(this.#id);
+    this.#time = time;
+    const ms = Math.max(0, Math.ceil(time - performance.now()));
+    this.#id = setTimeout(() => {
+      this.#time = Infinity;
+      this.wake();
+    }, ms);
+  }
+
+  /** Stops it for good. */
+  stop(): void {
+    clearTimeout(this.#id);
+    this.#time = -Infinity;
+  }
+}
+
+/** The connections of a listener. An accept that fails is tried again. */
+class Acceptor implements AsyncIterableIterator<Conn> {
+  /** How many accepts have begun. */
+  count = 0;
+  pending = false;
+  done = false;
+  #backOff = BACK_OFF.first;
+  #conns: AsyncIterator<Conn>;
+
+  constructor(
+    readonly listener: Listener,
+    readonly onPending: () => void,
+    readonly onError: (error: unknown, ms: number) => Promise<void>,
+  ) {
+    this.#conns = listener[Symbol.asyncIterator]();
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this;
+  }
+
+  async next(): Promise<IteratorResult<Conn>> {
+    while (true) {
+      this.count++;
+      this.pending = true;
+      this.onPending();
+      try {
+        const result = await this.#conns.next();
+        this.pending = false;
+        this.done = result.done === true;
+        this.#backOff = BACK_OFF.first;
+        return result;
+      } catch (error) {
+        this.pending = false;
+        await this.#recover(error);
+      }
+    }
+  }
+
+  async #recover(error: unknown): Promise<void> {
+    this.#conns = this.listener[Symbol.asyncIterator]();
+    if (isDisconnect(error)) { // that client did not wait: on to the next
+      if (this.count % PACE.every === 0) await nextTurn();
+      return;
+    }
+    if (isFatal(error)) tryClose(this.listener);
+    await this.onError(error, this.#backOff);
+    this.#backOff = Math.min(2 * this.#backOff, BACK_OFF.max);
   }
 }
 
 /** Buffers for the reads, cut from slabs and used again. */
-class Buffers {
-  readonly #size: number;
-  readonly #spare: Uint8Array[] = [];
+class BufferPool {
+  readonly #free: Uint8Array[] = [];
 
-  constructor(size: number) {
-    this.#size = size;
-  }
+  constructor(readonly size: number) {}
 
-  take(): Uint8Array {
-    if (this.#spare.length === 0) {
-      // So large that the kernel gives it memory only where it is read into.
-      const slab = new Uint8Array(Math.max(this.#size, 1 << 20));
-      for (let end = slab.length; end >= this.#size; end -= this.#size) {
-        this.#spare.push(slab.subarray(end - this.#size, end));
+  get(): Uint8Array {
+    if (this.#free.length === 0) {
+      // So large that the kernel backs only the pages that are read into.
+      const slab = new Uint8Array(Math.max(this.size, 1 << 20));
+      for (let end = slab.length; end >= this.size; end -= this.size) {
+        this.#free.push(slab.subarray(end - this.size, end));
       }
     }
-    return this.#spare.pop()!;
+    return this.#free.pop()!;
   }
 
-  give(connection: Connection): void {
-    if (connection.buffer) this.#spare.push(connection.buffer);
+  put(buffer: Uint8Array): void {
+    this.#free.push(buffer);
   }
 }
 
-/** Where drained bytes go. Nobody looks at them. */
-const WASTE = new Uint8Array(1 << 16);
+/** Where discarded bytes go. Nobody looks at them. */
+const DISCARDED = new Uint8Array(1 << 16);
 
-function nothing(): void {}
+/** Reads up to the EOF. */
+async function discard(conn: Conn): Promise<void> {
+  for (let left = LINGER.bytes; left > 0;) {
+    const n = await conn.read(DISCARDED);
+    if (n === null) return;
+    left -= n;
+  }
+}
+
+function noop(): void {}
 
 /** Resolves after the runtime has looked for I/O once more. */
-function turn(): Promise<void> {
+function nextTurn(): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, 0));
 }
 
-function closeQuietly(closer: { close(): void }): void {
+/** The only way to notice a dead peer, if there is no timeout. */
+function keepAlive(conn: Conn): void {
+  Promise.try(() => conn.setKeepAlive?.(true)).catch(noop);
+}
+
+function tryClose(closer: { close(): void }): void {
   try {
     closer.close();
   } catch {
@@ -703,100 +781,86 @@ function closeQuietly(closer: { close(): void }): void {
   }
 }
 
-function tell<T>(callback: (about: T) => unknown, about: T): void {
+/** Calls a callback. What it throws is printed, if it can be. */
+function report<T>(callback: (about: T) => unknown, about: T): void {
   try {
-    const answer = callback(about);
-    if (answer instanceof Promise) answer.catch(console.error);
+    const result = callback(about);
+    if (result instanceof Promise) result.catch(print);
   } catch (error) {
-    console.error(error);
+    print(error);
   }
 }
 
-/** Whether an error says that the client broke the connection off. */
-function isGone(error: unknown): boolean {
+function print(error: unknown): void {
+  Promise.try(console.error, error).catch(noop);
+}
+
+/** Whether an error says that the client reset the connection. */
+function isDisconnect(error: unknown): boolean {
   return error instanceof Deno.errors.ConnectionReset ||
     error instanceof Deno.errors.ConnectionAborted ||
     error instanceof Deno.errors.BrokenPipe ||
     error instanceof Deno.errors.NotConnected;
 }
 
-function outcomeOf(error: unknown): Outcome {
-  if (isGone(error)) return "reset";
-  // A TLS client that ends without saying so.
-  if (error instanceof Deno.errors.UnexpectedEof) return "eof";
+/** Whether an error says that the listener can never accept again. */
+function isFatal(error: unknown): boolean {
+  const { code } = Object(error);
+  return ["EBADF", "EINVAL", "ENOTSOCK", "EOPNOTSUPP"].includes(code);
+}
+
+function outcomeOf({ received, expired }: Client, failure?: unknown): Outcome {
+  if (failure === undefined) return received === null ? "eof" : "echoed";
+  if (expired) return expired;
+  if (isDisconnect(failure)) return "reset";
+  // A TLS client that closes without saying so.
+  if (failure instanceof Deno.errors.UnexpectedEof) return "eof";
   return "error";
 }
 
-interface Settings {
-  greeting: Uint8Array;
-  maxBytes: number;
-  timeout: number;
-  maxConnections: number;
-  mode: Mode;
-  signal?: AbortSignal;
-  onExchange?: (exchange: Exchange) => unknown;
-  onAcceptError?: (error: unknown) => unknown;
-}
-
 /** Checks the options and fills in the defaults. */
-function settingsFrom(options: ServeOptions): Settings {
-  const {
-    greeting = "Hello World!\r\n",
-    maxBytes = 1024,
-    timeout = 60_000,
-    maxConnections = Infinity,
-    mode = "concurrent",
-    signal,
-    onExchange,
-    onAcceptError,
-  } = options;
-  if (typeof greeting !== "string" && !(greeting instanceof Uint8Array)) {
-    throw new TypeError("greeting must be a string or a Uint8Array");
+function settingsFrom({
+  greeting = "Hello World!\r\n",
+  maxBytes = 1024,
+  timeout = 60_000,
+  grace = 10_000,
+  maxConnections = Infinity,
+  mode = "concurrent",
+  signal = new AbortController().signal,
+  onExchange = noop,
+  onAcceptError = noop,
+}: ServeOptions) {
+  if (typeof greeting === "string") {
+    greeting = new TextEncoder().encode(greeting);
   }
-  checkNumber("maxBytes", maxBytes, 1, MAX_BYTES);
-  checkWhole("maxBytes", maxBytes);
-  checkNumber("timeout", timeout, 0, MAX_TIMEOUT);
-  checkNumber("maxConnections", maxConnections, 1, Infinity);
-  if (maxConnections < Infinity) checkWhole("maxConnections", maxConnections);
-  if (!MODES.includes(mode)) {
-    throw new TypeError(`mode must be one of ${MODES.join(", ")}`);
-  }
-  if (signal !== undefined && !(signal instanceof AbortSignal)) {
-    throw new TypeError("signal must be an AbortSignal");
-  }
-  checkCallback("onExchange", onExchange);
-  checkCallback("onAcceptError", onAcceptError);
-  return {
-    greeting: typeof greeting === "string"
-      ? new TextEncoder().encode(greeting)
-      : greeting.slice(),
-    maxBytes,
-    timeout: timeout === 0 ? Infinity : timeout,
-    maxConnections,
-    mode,
-    signal,
-    onExchange,
-    onAcceptError,
-  };
+  const isBytes = greeting instanceof Uint8Array;
+  check("greeting", isBytes, "a string or a Uint8Array");
+  checkWhole("maxBytes", maxBytes, 1, 2 ** 30);
+  checkNumber("timeout", timeout, 0, MAX_MS);
+  checkNumber("grace", grace, 0, MAX_MS);
+  checkWhole("maxConnections", maxConnections, 1, Infinity);
+  check("mode", MODES.includes(mode), `one of ${MODES.join(", ")}`);
+  check("signal", signal instanceof AbortSignal, "an AbortSignal");
+  check("onExchange", typeof onExchange === "function", "a function");
+  check("onAcceptError", typeof onAcceptError === "function", "a function");
+  greeting = greeting.slice();
+  timeout ||= Infinity;
+  const limits = { maxBytes, timeout, grace, maxConnections };
+  return { greeting, ...limits, mode, signal, onExchange, onAcceptError };
 }
 
-function checkNumber(name: string, value: number, min: number, max: number) {
-  if (typeof value !== "number") {
-    throw new TypeError(`${name} must be a number`);
-  }
-  if (!(value >= min && value <= max)) {
-    throw new RangeError(`${name} must be from ${min} to ${max}: ${value}`);
-  }
+function check(name: string, ok: boolean, what: string): void {
+  if (!ok) throw new TypeError(`${name} must be ${what}`);
 }
 
-function checkWhole(name: string, value: number) {
-  if (!Number.isInteger(value)) {
-    throw new RangeError(`${name} must be a whole number: ${value}`);
-  }
+function checkNumber(name: string, n: number, min: number, max: number): void {
+  check(name, typeof n === "number", "a number");
+  if (n >= min && n <= max) return;
+  throw new RangeError(`${name} must be from ${min} to ${max}: ${n}`);
 }
 
-function checkCallback(name: string, value: unknown) {
-  if (value !== undefined && typeof value !== "function") {
-    throw new TypeError(`${name} must be a function`);
-  }
+function checkWhole(name: string, n: number, min: number, max: number): void {
+  checkNumber(name, n, min, max);
+  if (Number.isInteger(n) || n === Infinity) return;
+  throw new RangeError(`${name} must be a whole number: ${n}`);
 }

@@ -230,7 +230,6 @@ for (const mode of MODES) {
       await conn.write(bytesOf("x".repeat(5000)));
       const answer = textOf(await readAll(conn));
       assertEquals(answer, GREETING + "x".repeat(1024));
-      assertEquals(exchanges.all.length, 0); // the end came before the draining
       await exchanges.atLeast(1);
       assertEquals(exchanges.all[0].bytes, 1024);
       assertEquals(outcomesOf(exchanges), ["echoed"]);
@@ -650,8 +649,8 @@ Deno.test("failing accepts are tried again after 5 ms doubling to 1 s", async ()
     listener.offer(full); // the one that came between starts it anew
     const [next] = listener.offer(new MemoryConn([null]));
     await next.closed.promise;
-    await server.shutdown();
     times.push(clock);
+    await server.shutdown();
   } finally {
     globalThis.setTimeout = setTimeout;
     performance.now = now;
@@ -747,6 +746,270 @@ Deno.test("what a callback throws is printed and harms nobody", async () => {
   } finally {
     console.error = error;
   }
+});
+
+// ---------------------------------------- faults that came from outside an exchange
+
+/** Runs `fn` with a setTimeout that is replaced. */
+async function withSetTimeout(
+  replace: (original: typeof setTimeout) => typeof setTimeout,
+  fn: () => Promise<void>,
+): Promise<void> {
+  const original = globalThis.setTimeout;
+  globalThis.setTimeout = replace(original);
+  try {
+    await fn();
+  } finally {
+    globalThis.setTimeout = original;
+  }
+}
+
+/** Runs `fn` without any timer: nothing in it may depend on one. */
+const withoutTimers = (fn: () => Promise<void>) =>
+  withSetTimeout(() => (() => 0) as unknown as typeof setTimeout, fn);
+
+const fault = () => {
+  throw new Error("a fault");
+};
+
+for (const mode of MODES) {
+  Deno.test(`${mode}: a callback and console.error that throw are isolated`, async () => {
+    const { error } = console;
+    console.error = fault;
+    try {
+      const { server, listener } = startMemory({ mode, onExchange: fault });
+      const [first] = listener.offer(new MemoryConn(["first"]));
+      await first.closed.promise;
+      const conns = listener.offer(new MemoryConn(), new MemoryConn());
+      while (listener.waiting > (mode === "serial" ? 1 : 0)) await turn();
+      for (let turns = 0; turns < 5; turns++) await turn();
+      conns.forEach((conn, i) => conn.say(`client ${i}`));
+      await server.shutdown();
+      assertEquals(conns.map((conn) => conn.text), [
+        `${GREETING}client 0`,
+        `${GREETING}client 1`,
+      ]);
+    } finally {
+      console.error = error;
+    }
+  });
+
+  Deno.test(`${mode}: a callback may abort the signal, even in a shutdown`, async () => {
+    const controller = new AbortController();
+    const outcomes: string[] = [];
+    const listener = new MemoryListener();
+    const server = serve(listener as unknown as Listener, {
+      mode,
+      timeout: 50,
+      signal: controller.signal,
+      onExchange: ({ outcome }) => {
+        outcomes.push(outcome);
+        controller.abort();
+      },
+    });
+    listener.offer(...Array.from({ length: 4 }, () => new MemoryConn()));
+    await server.shutdown();
+    assertEquals(outcomes[0], "timeout");
+    assertEquals(outcomes.length, 4);
+  });
+
+  Deno.test(`${mode}: after an abort nobody in the queue is greeted`, async () => {
+    const controller = new AbortController();
+    const { server, listener, exchanges } = startMemory({
+      mode,
+      maxConnections: 1,
+      signal: controller.signal,
+    });
+    const conns = Array.from({ length: 200 }, () => new MemoryConn());
+    listener.offer(...conns);
+    while (conns[0].text === "") await turn();
+    controller.abort();
+    await server.finished;
+    assertEquals(listener.waiting, 0);
+    await Promise.all(conns.map((conn) => conn.closed.promise));
+    assertEquals(conns.map((conn) => conn.text).join(""), GREETING);
+    assertEquals(
+      outcomesOf(exchanges),
+      Array.from(conns, () => "shutdown"),
+    );
+  });
+
+  Deno.test(`${mode}: the end of the grace is an abort`, async () => {
+    const { server, listener, exchanges } = startMemory({
+      mode,
+      maxConnections: 1,
+      grace: 0,
+    });
+    const conns = Array.from({ length: 3 }, () => new MemoryConn());
+    listener.offer(...conns);
+    while (conns[0].text === "") await turn();
+    await server.shutdown();
+    assertEquals(listener.waiting, 0);
+    assertEquals(conns.map((conn) => conn.text), [GREETING, "", ""]);
+    assertEquals(outcomesOf(exchanges), ["shutdown", "shutdown", "shutdown"]);
+  });
+}
+
+Deno.test("the grace ends while out of file descriptors: the queue is accepted", async () => {
+  const full = Object.assign(new Error("Too many open files"), {
+    code: "EMFILE",
+  });
+  const { server, listener } = startMemory({ grace: 0 });
+  const silent = new MemoryConn();
+  const queued = Array.from({ length: 100 }, () => new MemoryConn(["hoge"]));
+  listener.offer(silent, full, full, full, ...queued);
+  while (silent.text === "") await turn();
+  await server.shutdown();
+  await Promise.all(queued.map((conn) => conn.closed.promise));
+  assertEquals(listener.waiting, 0);
+});
+
+Deno.test("no timer is set to a negative delay", async () => {
+  const delays: (number | undefined)[] = [];
+  await withSetTimeout(
+    (original) =>
+      ((wake: () => void, ms?: number) => {
+        delays.push(ms);
+        return original(wake, ms);
+      }) as typeof setTimeout,
+    async () => {
+      const { now } = performance;
+      let skew = 0;
+      performance.now = () => now.call(performance) + skew;
+      try {
+        let count = 0;
+        const { server, listener } = startMemory({
+          timeout: 1,
+          grace: 0,
+          onExchange: () => {
+            count++;
+            skew += 30; // it takes its time
+          },
+        });
+        for (let round = 1; round <= 5; round++) {
+          listener.offer(...Array.from({ length: 20 }, () => new MemoryConn()));
+          while (count < round * 20) await turn();
+        }
+        await server.shutdown();
+      } finally {
+        performance.now = now;
+      }
+    },
+  );
+  assertEquals(delays.filter((ms) => !(ms! >= 0)), []);
+});
+
+for (const mode of MODES) {
+  Deno.test(`${mode}: lingering does not block other clients, and is not part of the exchange`, async () => {
+    const { server, listener, exchanges } = startMemory({ mode });
+    const lingers = new MemoryConn(["x".repeat(1024)]); // and stays open
+    const [, next] = listener.offer(lingers, new MemoryConn(["hoge"]));
+    await next.closed.promise;
+    assertEquals(next.text, `${GREETING}hoge`);
+    assertEquals(outcomesOf(exchanges), ["echoed", "echoed"]);
+    let open = true;
+    lingers.closed.promise.then(() => open = false);
+    await turn();
+    assertEquals(open, true);
+    lingers.say(null);
+    await server.shutdown();
+  });
+}
+
+Deno.test("clients that end before their greeting, or never shake hands, do not block others", async () => {
+  await withoutTimers(async () => {
+    class Gone extends MemoryConn {
+      override write(): Promise<number> {
+        return Promise.reject(new Deno.errors.BrokenPipe());
+      }
+    }
+    class NoHandshake extends MemoryConn {
+      handshake() {}
+      override async write(): Promise<number> {
+        await this.closed.promise;
+        throw new Deno.errors.BadResource("closed");
+      }
+    }
+    const { listener, exchanges } = startMemory();
+    listener.offer(...Array.from({ length: 64 }, () => new Gone()));
+    const silent = listener.offer(
+      ...Array.from({ length: 64 }, () => new NoHandshake()),
+    );
+    const [conn] = listener.offer(new MemoryConn(["hoge"]));
+    await conn.closed.promise;
+    assertEquals(conn.text, `${GREETING}hoge`);
+    assertEquals(exchanges.all.length, 65);
+    silent.forEach((conn) => conn.close());
+    listener.close();
+  });
+});
+
+withNet(
+  "shutdown, then closing the listener, leaves no timer behind",
+  async () => {
+    const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+    const server = serve(listener);
+    const stopped = server.shutdown();
+    listener.close();
+    await stopped;
+  },
+);
+
+withNet(
+  "as a fixture: a leaked client is closed when the grace is over",
+  async () => {
+    const { server, port, exchanges } = start({ grace: 0 });
+    using leaked = await connect(port);
+    await readExactly(leaked, GREETING.length);
+    await server[Symbol.asyncDispose]();
+    assertEquals(await leaked.read(new Uint8Array(1)), null);
+    assertEquals(outcomesOf(exchanges), ["shutdown"]);
+  },
+);
+
+Deno.test("a listener that can never accept again finishes the server", async () => {
+  const dead = Object.assign(new TypeError("Invalid argument"), {
+    code: "EINVAL",
+  });
+  const errors: unknown[] = [];
+  const { server, listener } = startMemory({
+    onAcceptError: (error) => errors.push(error),
+  });
+  const [conn] = listener.offer(new MemoryConn(["hoge"]), dead);
+  await server.finished;
+  assertEquals((conn as MemoryConn).text, `${GREETING}hoge`);
+  assertEquals(errors, [dead]);
+  assertEquals(listener.closes, 1);
+});
+
+Deno.test("timeout: 0 turns TCP keep-alive on, a timeout does not", async () => {
+  class KeepAlive extends MemoryConn {
+    keepAlive = false;
+    setKeepAlive(on: boolean) {
+      this.keepAlive = on;
+      if (this.text === "") throw new Deno.errors.BadResource("gone already");
+    }
+  }
+  for (const timeout of [0, 60_000]) {
+    const { server, listener } = startMemory({ timeout });
+    const [conn] = listener.offer(new KeepAlive(["hoge"]));
+    await conn.closed.promise;
+    await server.shutdown();
+    assertEquals(conn.keepAlive, timeout === 0);
+    assertEquals(conn.text, `${GREETING}hoge`);
+  }
+});
+
+Deno.test("a listener that always rejects does not stop the event loop", async () => {
+  class Rejects extends MemoryListener {
+    override async next(): Promise<IteratorResult<MemoryConn>> {
+      if (this.closes === 0) throw new Deno.errors.ConnectionReset();
+      return await super.next();
+    }
+  }
+  const server = serve(new Rejects() as unknown as Listener);
+  await turn();
+  await server.shutdown();
 });
 
 // ------------------------------------------------------------- other listeners
