@@ -1,6 +1,6 @@
 /**
- * The command: listens on a port and runs the echo service of `server.ts`
- * until it gets SIGINT or SIGTERM.
+ * The command: listens, and runs the echo service of `server.ts` until it gets
+ * SIGINT or SIGTERM.
  *
  * ```sh
  * deno run --allow-net main.ts --help
@@ -11,31 +11,16 @@
 
 import { parseArgs } from "@std/cli/parse-args";
 import denoJson from "./deno.json" with { type: "json" };
-import { type Exchange, type Mode, type Outcome, serve } from "./server.ts";
-
-const HELP = `echo-server ${denoJson.version}
-Greets each TCP client, reads once, echoes what it read and closes.
-
-Usage: echo-server [options]
-
-  -p, --port N           port to listen on, 0 takes a free one (30000)
-      --host HOST        address to listen on: IPv4, IPv6 or a name (0.0.0.0)
-      --greeting TEXT    sent first; knows \\r \\n \\t \\0 \\\\ \\xHH; may be empty
-                         (Hello World!\\r\\n)
-      --max-bytes N      most bytes that the one read takes (1024)
-      --timeout SECONDS  for one whole exchange, 0 is never (60)
-      --max-connections N
-                         hold at most so many, more wait in the kernel's queue
-      --mode MODE        concurrent, serial or events (concurrent)
-      --grace SECONDS    how long exchanges may go on after SIGINT or SIGTERM (10)
-      --reuse-port       share the port with other such processes (Linux)
-  -v, --verbose          log every finished exchange
-      --json             log JSON lines instead of text
-  -h, --help             print this and exit
-  -V, --version          print the version and exit`;
+import {
+  type EchoServer,
+  type Exchange,
+  type Mode,
+  type Outcome,
+  serve,
+} from "./server.ts";
 
 /**
- * What the command was asked to do, as {@linkcode parseOptions} returns it.
+ * The command's options, as {@linkcode parseOptions} returns them.
  *
  * @example
  * ```ts
@@ -47,17 +32,23 @@ Usage: echo-server [options]
  * ```
  */
 export interface Options {
-  /** Port to listen on, 0 to 65535. */
+  /** The port to listen on, 0 to 65535. */
   port: number;
-  /** Address or name to listen on. */
+  /** The address or name to listen on. */
   host: string;
+  /** The path of a Unix socket to listen on instead. */
+  unix?: string;
+  /** The file with the certificate, for TLS. */
+  cert?: string;
+  /** The file with the private key, for TLS. */
+  key?: string;
   /** What each client is sent first. */
   greeting: Uint8Array;
-  /** Most bytes that the one read takes. */
+  /** The most bytes that the one read takes. */
   maxBytes: number;
-  /** Milliseconds for a whole exchange; 0 is never. */
+  /** Milliseconds for an exchange; 0 disables the timeout. */
   timeout: number;
-  /** Most connections held at once. */
+  /** The maximum number of simultaneous connections. */
   maxConnections: number;
   /** How the connections share the program. */
   mode: Mode;
@@ -65,7 +56,7 @@ export interface Options {
   grace: number;
   /** Whether other processes may listen on the same port. */
   reusePort: boolean;
-  /** Whether to log every finished exchange. */
+  /** Whether to log each exchange. */
   verbose: boolean;
   /** Whether to log JSON lines. */
   json: boolean;
@@ -74,6 +65,437 @@ export interface Options {
   /** Whether to print the version and exit. */
   version: boolean;
 }
+
+/** One option. Without `value` and `parse` it is a flag. */
+interface Option<T> {
+  name: string;
+  short?: string;
+  /** What stands for the value in the help text. */
+  value?: string;
+  /** The default, as you would type it. */
+  default?: string;
+  help: string;
+  parse?: (text: string, refuse: (why: string) => never) => T;
+}
+
+const OPTIONS: { [K in keyof Required<Options>]: Option<Options[K]> } = {
+  port: {
+    name: "port",
+    short: "p",
+    value: "N",
+    default: "30000",
+    help: "port to listen on, 0 picks a free one",
+    parse: wholeNumber(0, 65_535),
+  },
+  host: {
+    name: "host",
+    value: "HOST",
+    default: "0.0.0.0",
+    help: "address to listen on: IPv4, IPv6 or a name",
+    parse: nonEmpty,
+  },
+  unix: {
+    name: "unix",
+    value: "PATH",
+    help: "listen on a Unix socket instead",
+    parse: nonEmpty,
+  },
+  cert: {
+    name: "cert",
+    value: "FILE",
+    help: "certificate for TLS, PEM; needs --key",
+    parse: nonEmpty,
+  },
+  key: {
+    name: "key",
+    value: "FILE",
+    help: "private key for TLS, PEM; needs --cert",
+    parse: nonEmpty,
+  },
+  greeting: {
+    name: "greeting",
+    value: "TEXT",
+    default: String.raw`Hello World!\r\n`,
+    help: String.raw`sent first; with \r \n \t \0 \\ \xHH`,
+    parse: unescape,
+  },
+  maxBytes: {
+    name: "max-bytes",
+    value: "N",
+    default: "1024",
+    help: "most bytes that the one read takes",
+    parse: wholeNumber(1, 2 ** 30),
+  },
+  timeout: {
+    name: "timeout",
+    value: "SECONDS",
+    default: "60",
+    help: "deadline of an exchange, 0 disables it",
+    parse: seconds,
+  },
+  maxConnections: {
+    name: "max-connections",
+    value: "N",
+    default: "none",
+    help: "maximum number of simultaneous connections",
+    parse: orNone(wholeNumber(1, 1_000_000_000)),
+  },
+  mode: {
+    name: "mode",
+    value: "MODE",
+    default: "concurrent",
+    help: "concurrent, serial or events",
+    parse: oneOf("concurrent", "serial", "events"),
+  },
+  grace: {
+    name: "grace",
+    value: "SECONDS",
+    default: "10",
+    help: "time for exchanges to finish after a signal",
+    parse: seconds,
+  },
+  reusePort: {
+    name: "reuse-port",
+    help: "share the port with other processes (Linux)",
+  },
+  verbose: {
+    name: "verbose",
+    short: "v",
+    help: "log each exchange",
+  },
+  json: { name: "json", help: "log JSON lines" },
+  help: {
+    name: "help",
+    short: "h",
+    help: "print this help and exit",
+  },
+  version: {
+    name: "version",
+    short: "V",
+    help: "print the version and exit",
+  },
+};
+
+async function main(): Promise<void> {
+  const options = optionsOrDie(Deno.args);
+  if (options.help) return print(helpText());
+  if (options.version) return print(`echo-server ${denoJson.version}`);
+
+  const log = new Log(Deno.stderr, options.json);
+  const listener = listenOrDie(options);
+  const counts = { ...NO_EXCHANGES };
+  const logAcceptError = throttle(1000, (error) => {
+    log.event("accept-error", { error });
+  });
+  let acceptError: unknown;
+  const server = serve(listener, {
+    ...options,
+    onExchange(exchange) {
+      counts[exchange.outcome]++;
+      if (options.verbose) log.event("exchange", toFields(exchange));
+    },
+    onAcceptError(error) {
+      acceptError = error;
+      logAcceptError(oneLine(error));
+    },
+  });
+  const signaled = shutDownOnSignal(server, listener, log, options);
+  announce(listener.addr, options);
+  await server.finished;
+  if (signaled()) log.event("summary", counts);
+  else log.line(`echo-server: cannot accept: ${oneLine(acceptError)}`);
+  await log.flush(1000);
+  Deno.exit(signaled() ? 0 : 1);
+}
+
+const NO_EXCHANGES: Record<Outcome, number> = {
+  echoed: 0,
+  eof: 0,
+  timeout: 0,
+  reset: 0,
+  shutdown: 0,
+  error: 0,
+};
+
+/** The signals that end the service. Windows has no SIGTERM. */
+const SIGNALS: [Deno.Signal, number][] = Deno.build.os === "windows"
+  ? [["SIGINT", 2]]
+  : [["SIGINT", 2], ["SIGTERM", 15]];
+
+/** Shuts down on the first signal, and quits on one that comes later. */
+function shutDownOnSignal(
+  server: EchoServer,
+  listener: Deno.Listener,
+  log: Log,
+  { grace }: Options,
+): () => boolean {
+  let first = Infinity;
+  const onSignal = (signal: Deno.Signal, number: number) => {
+    const now = performance.now();
+    if (first === Infinity) {
+      first = now;
+      server.shutdown();
+      const clients = server.connections;
+      log.event("shutdown", { signal, clients, grace: grace / 1000 }, HINT);
+    } else if (now > first + 1000) { // until then it is the same request
+      removeSocket(listener);
+      Deno.exit(128 + number);
+    }
+  };
+  for (const [signal, number] of SIGNALS) {
+    Deno.addSignalListener(signal, () => onSignal(signal, number));
+  }
+  return () => first < Infinity;
+}
+
+const HINT = " (Ctrl-C again quits at once)";
+
+/** Passes on the first of the calls that come within `ms`. */
+function throttle(
+  ms: number,
+  call: (text: string) => void,
+): (text: string) => void {
+  let last = -Infinity;
+  return (text) => {
+    if (performance.now() < last + ms) return;
+    last = performance.now();
+    call(text);
+  };
+}
+
+// ------------------------------------------------------------------ listening
+
+function listenOrDie(options: Options): Deno.Listener {
+  const { host: hostname, port, unix, cert, key, reusePort } = options;
+  if (reusePort && Deno.build.os !== "linux") {
+    die(1, `--reuse-port: only Linux shares a port, not ${Deno.build.os}`);
+  }
+  const tls = cert && key && { cert: readOrDie(cert), key: readOrDie(key) };
+  const tcp = {
+    hostname,
+    port,
+    tcpBacklog: 4096, // clients queue up there; the kernel may allow fewer
+    ...(reusePort && { reusePort }),
+  };
+  try {
+    if (unix) return Deno.listen({ transport: "unix", path: unix });
+    return tls ? Deno.listenTls({ ...tcp, ...tls }) : Deno.listen(tcp);
+  } catch (error) {
+    if (tls) dieOfPem(error, options);
+    const addr = unix ?? format({ transport: "tcp", hostname, port });
+    const inUse = unix ? "the path exists" : "the port is in use";
+    die(1, `cannot listen on ${addr}: ${describeListenError(error, inUse)}`);
+  }
+}
+
+function readOrDie(file: string): string {
+  try {
+    return Deno.readTextFileSync(file);
+  } catch (error) {
+    die(1, `cannot read ${file}: ${describeError(error)}`);
+  }
+}
+
+/** Ends the process if the error is about the certificate or the key. */
+function dieOfPem(error: unknown, { cert, key }: Options): void {
+  const text = oneLine(error);
+  if (/KeyMismatch/.test(text)) die(1, `${key} is not the key of ${cert}`);
+  if (/\bkeys?\b/i.test(text)) die(1, `${key} is no private key in PEM format`);
+  if (/certificate/i.test(text) || error instanceof Deno.errors.InvalidData) {
+    die(1, `${cert} is no certificate in PEM format`);
+  }
+}
+
+function describeListenError(error: unknown, inUse: string): string {
+  if (error instanceof Deno.errors.AddrInUse) return inUse;
+  if (error instanceof Deno.errors.AddrNotAvailable) {
+    return "this machine does not have that address";
+  }
+  if (error instanceof Deno.errors.PermissionDenied) return "not permitted";
+  return describeError(error);
+}
+
+/** What the system or Deno refused, in plain words. */
+function describeError(error: unknown): string {
+  const text = oneLine(error);
+  const missing = text.match(/^Requires (\w+) access to "(.*)", run again/);
+  if (missing) return `run it with --allow-${missing[1]}=${missing[2]}`;
+  return text.replace(/ \(os error \d+\)(: .*)?$/, "").toLowerCase();
+}
+
+/** Deno removes the file of a Unix socket when the listener is closed. */
+function removeSocket(listener: Deno.Listener): void {
+  try {
+    listener.close();
+  } catch {
+    // It is closed already.
+  }
+}
+
+/** An address as people write it: `127.0.0.1:30000`, `[::1]:30000`, a path. */
+function format(addr: Deno.Addr): string {
+  if ("hostname" in addr) {
+    const { hostname, port } = addr;
+    return `${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}`;
+  }
+  return "path" in addr && addr.path || addr.transport;
+}
+
+// -------------------------------------------------------------------- logging
+
+/** How many lines wait at most, and how long they do so to be written together. */
+const QUEUE = { lines: 2000, ms: 10 };
+/** A pipe takes so many bytes as a whole: no line is torn, or mixed with others. */
+const PIPE_BUF = 4096;
+
+type Fields = Record<string, string | number>;
+
+/**
+ * Lines for stdout or stderr. They are written in the background, so that a
+ * reader who stops reading stops nothing else. Lines that are lost are counted.
+ */
+class Log {
+  readonly #lines: string[] = [];
+  /** The rest of a line of which only a part could be written. */
+  #torn = "";
+  #dropped = 0;
+  #writing?: Promise<void>;
+
+  constructor(readonly out: typeof Deno.stderr, readonly json: boolean) {}
+
+  /** Adds an event, with a hint for the person at a terminal. */
+  event(event: string, fields: Fields, hint = ""): void {
+    const isShown = !this.json && this.out.isTerminal();
+    this.line(this.#format(event, fields) + (isShown ? hint : ""));
+  }
+
+  line(text: string): void {
+    if (this.#lines.length < QUEUE.lines) this.#lines.push(text + "\n");
+    else this.#dropped++;
+    this.#writing ??= this.#run();
+  }
+
+  /** Waits until everything is written, at most for `ms`. */
+  async flush(ms: number): Promise<void> {
+    await Promise.race([this.#writing, delay(ms)]);
+  }
+
+  /** `time event key=value …`, or JSON. */
+  #format(event: string, fields: Fields): string {
+    const time = new Date().toISOString();
+    if (this.json) return JSON.stringify({ time, event, ...fields });
+    let line = `${time} ${event}`;
+    for (const key in fields) line += ` ${key}=${toText(fields[key])}`;
+    return line;
+  }
+
+  async #run(): Promise<void> {
+    await delay(QUEUE.ms);
+    while (this.#lines.length > 0) {
+      const lost = await this.#write(this.#take());
+      if (lost === 0 && this.#dropped > 0) await this.#reportDropped();
+      this.#dropped += lost;
+    }
+    this.#writing = undefined;
+  }
+
+  /** Takes as many lines as a pipe accepts in one piece, but at least one. */
+  #take(): string[] {
+    let length = 0;
+    let count = 0;
+    for (const line of this.#lines) {
+      length += line.length;
+      if (length > PIPE_BUF && count > 0) break;
+      count++;
+    }
+    return this.#lines.splice(0, count);
+  }
+
+  /** Returns how many of the lines were lost. */
+  async #write(lines: string[]): Promise<number> {
+    const bytes = new TextEncoder().encode(this.#torn + lines.join(""));
+    let written = 0;
+    try {
+      while (written < bytes.length) {
+        written += await this.out.write(bytes.subarray(written));
+      }
+      this.#torn = "";
+      return 0;
+    } catch {
+      const rest = new TextDecoder().decode(bytes.subarray(written));
+      const torn = written > 0 ? bytes[written - 1] !== 10 : this.#torn !== "";
+      this.#torn = torn ? rest.slice(0, rest.indexOf("\n") + 1) : "";
+      return rest.slice(this.#torn.length).split("\n").length - 1;
+    }
+  }
+
+  async #reportDropped(): Promise<void> {
+    const lines = this.#dropped;
+    const lost = await this.#write([
+      this.#format("log-dropped", { lines }) + "\n",
+    ]);
+    if (lost === 0) this.#dropped -= lines;
+  }
+}
+
+/** Says on stdout that the service is ready. */
+function announce(addr: Deno.Addr, { cert, json }: Options): void {
+  const out = new Log(Deno.stdout, json);
+  const address = format(addr);
+  if (json) out.event("listening", { address });
+  else out.line(`wait... listening on ${address}${cert ? " (TLS)" : ""}`);
+}
+
+function toFields({ remote, outcome, bytes, ms }: Exchange): Fields {
+  ms = Math.round(ms * 1000) / 1000;
+  return { remote: format(remote), outcome, bytes, ms };
+}
+
+/** Prints a text on stdout, at once. */
+function print(text: string): void {
+  try {
+    console.log(text);
+  } catch (error) {
+    die(1, `cannot write to stdout: ${describeError(error)}`);
+  }
+}
+
+/** Prints one line on stderr and ends the process. */
+function die(code: number, line: string): never {
+  try {
+    console.error(`echo-server: ${printable(line)}`);
+  } catch {
+    // The exit code has to do.
+  }
+  Deno.exit(code);
+}
+
+/** One line that a terminal can show safely. */
+function printable(text: string): string {
+  return text.replace(/\s+/g, " ").replace(
+    /\p{C}/gu,
+    (char) => `\\u${char.codePointAt(0)!.toString(16).padStart(4, "0")}`,
+  );
+}
+
+function oneLine(error: unknown): string {
+  return printable(error instanceof Error ? error.message : String(error));
+}
+
+function toText(value: string | number): string {
+  const text = String(value);
+  return /^\S+$/.test(text) ? text : quote(text);
+}
+
+function quote(text: string): string {
+  return printable(JSON.stringify(text));
+}
+
+function delay(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+// -------------------------------------------------------------------- parsing
 
 /**
  * What is wrong with the command's arguments, in one line.
@@ -91,28 +513,8 @@ export class UsageError extends Error {
   override name = "UsageError";
 }
 
-/** The options that take a value, with their defaults. */
-const VALUES: Record<string, string> = {
-  "port": "30000",
-  "host": "0.0.0.0",
-  "greeting": String.raw`Hello World!\r\n`,
-  "max-bytes": "1024",
-  "timeout": "60",
-  "max-connections": "none",
-  "mode": "concurrent",
-  "grace": "10",
-};
-const FLAGS = ["reuse-port", "verbose", "json", "help", "version"];
-const ALIASES = { p: "port", v: "verbose", h: "help", V: "version" };
-/** The longest that a timer can wait. */
-const MAX_SECONDS = 2_147_483;
-const WHOLE = { name: "a whole number", pattern: /^[0-9]+$/ };
-const DECIMAL = { name: "a number", pattern: /^[0-9]+(\.[0-9]+)?$/ };
-type Kind = typeof WHOLE;
-const MODES = ["concurrent", "serial", "events"];
-
 /**
- * Reads the command's arguments.
+ * Parses the command's arguments.
  *
  * @param args The arguments, as in `Deno.args`.
  * @returns The options, durations in milliseconds.
@@ -129,261 +531,160 @@ const MODES = ["concurrent", "serial", "events"];
  * ```
  */
 export function parseOptions(args: string[]): Options {
+  const names = ALL.map(({ name }) => name);
   const unknown: string[] = [];
-  const parsed: Record<string, unknown> = parseArgs(joinValues(args), {
-    string: Object.keys(VALUES),
-    boolean: FLAGS,
-    collect: Object.keys(VALUES),
-    alias: ALIASES,
+  const given: Record<string, string[]> = parseArgs(joinValues(args), {
+    string: names,
+    collect: names,
     unknown: (arg: string) => unknown.push(arg) === 0,
   });
-
-  const value = (name: string): string => {
-    const [given = VALUES[name], another] = parsed[name] as string[];
-    if (another !== undefined) fail(name, "is given more than once");
-    return given;
-  };
-  const number = (name: string, kind: Kind, min: number, max: number) => {
-    const text = value(name);
-    const n = kind.pattern.test(text) ? Number(text) : NaN;
-    if (n >= min && n <= max) return n;
-    return fail(
-      name,
-      `${quote(text)} is not ${kind.name} from ${min} to ${max}`,
-    );
-  };
-  const flag = (name: string): boolean => {
-    if (typeof parsed[name] !== "boolean") fail(name, "takes no value");
-    return parsed[name] as boolean;
-  };
-
-  const options: Options = {
-    port: number("port", WHOLE, 0, 65_535),
-    host: value("host") || fail("host", "must not be empty"),
-    greeting: unescape(value("greeting")),
-    maxBytes: number("max-bytes", WHOLE, 1, 2 ** 30),
-    timeout: 1000 * number("timeout", DECIMAL, 0, MAX_SECONDS),
-    maxConnections: value("max-connections") === "none"
-      ? Infinity
-      : number("max-connections", WHOLE, 1, 1_000_000_000),
-    mode: value("mode") as Mode,
-    grace: 1000 * number("grace", DECIMAL, 0, MAX_SECONDS),
-    reusePort: flag("reuse-port"),
-    verbose: flag("verbose"),
-    json: flag("json"),
-    help: flag("help"),
-    version: flag("version"),
-  };
-  if (!MODES.includes(options.mode)) {
-    fail("mode", `${quote(options.mode)} is not one of ${MODES.join(", ")}`);
+  const [first] = unknown.concat(given._);
+  if (first !== undefined) {
+    const what = first.startsWith("-") ? "option" : "argument";
+    throw new UsageError(`unknown ${what} ${quote(first)}`);
   }
-  unknown.push(...(parsed._ as string[]));
-  if (unknown.length > 0) {
-    const what = unknown[0].startsWith("-") ? "option" : "argument";
-    throw new UsageError(`unknown ${what} ${quote(unknown[0])}`);
-  }
-  return options;
+  checkTogether(given);
+  const values = Object.entries<Option<unknown>>(OPTIONS)
+    .map(([key, option]) => [key, valueOf(option, given[option.name])])
+    .filter(([, value]) => value !== undefined);
+  return Object.fromEntries(values);
 }
 
-function fail(option: string, why: string): never {
-  throw new UsageError(`--${option}: ${why}`);
+/** The value of an option: the given one, or its default. */
+function valueOf(option: Option<unknown>, given: string[]): unknown {
+  if (option.parse === undefined) return given.length > 0;
+  if (given.length > 1) refuse(option, "is given more than once");
+  const text = given[0] ?? option.default;
+  return text === undefined
+    ? undefined
+    : option.parse(text, (why) => refuse(option, `${quote(text)} is ${why}`));
+}
+
+/** Refuses options that exclude or need each other. */
+function checkTogether(given: Record<string, string[]>): void {
+  const isGiven = ({ name }: { name: string }) => given[name].length > 0;
+  const { unix, port, host, cert, key, reusePort } = OPTIONS;
+  const other = [port, host, cert, key, reusePort].find(isGiven);
+  if (isGiven(unix) && other) {
+    refuse(unix, `cannot be combined with --${other.name}`);
+  }
+  if (isGiven(cert) && !isGiven(key)) refuse(cert, "needs --key");
+  if (isGiven(key) && !isGiven(cert)) refuse(key, "needs --cert");
+}
+
+function refuse({ name }: { name: string }, why: string): never {
+  throw new UsageError(`--${name}: ${why}`);
 }
 
 /**
- * Joins each value to its option: from an argument of its own, `parseArgs`
- * takes no value that is empty or starts with a hyphen.
+ * Writes each option as `--name=value`, flags as `--name=true`. Left to itself,
+ * `parseArgs` takes no value that is empty or starts with a hyphen, and lets a
+ * flag swallow the `false` that follows it.
  */
 function joinValues(args: string[]): string[] {
   const joined: string[] = [];
-  const rest = [...args];
+  const rest = args[0] === "--" ? args.slice(1) : [...args]; // as npm has it
   for (let arg; (arg = rest.shift()) !== undefined;) {
-    const flag = arg.match(/^--([^=]+)=/)?.[1];
-    if (flag && FLAGS.includes(flag)) fail(flag, "takes no value");
-    const name = arg === "-p" ? "port" : arg.replace(/^--/, "");
-    if (arg.startsWith("-") && Object.hasOwn(VALUES, name)) {
-      joined.push(`--${name}=${rest.shift() ?? fail(name, "needs a value")}`);
-    } else if (arg === "--") {
-      return [...joined, arg, ...rest];
-    } else {
-      joined.push(arg);
-    }
+    if (arg === "--") return [...joined, arg, ...rest];
+    const [long, ...others] = toLong(arg);
+    rest.unshift(...others);
+    const [, name, value] = long.match(/^--([^=]+)(?:=([^]*))?$/) ?? [];
+    const option = ALL.find((option) => option.name === name);
+    if (option === undefined) joined.push(long);
+    else if (option.parse) {
+      const text = value ?? rest.shift() ?? refuse(option, "needs a value");
+      joined.push(`--${name}=${text}`);
+    } else if (value === undefined) joined.push(`--${name}=true`);
+    else refuse(option, "takes no value");
   }
   return joined;
 }
 
-const ESCAPES: Record<string, string> = {
-  "\\r": "\r",
-  "\\n": "\n",
-  "\\t": "\t",
-  "\\0": "\0",
-  "\\\\": "\\",
-};
+/** `-vp0` as `--verbose -p0`, and `-p0` as `--port=0`. */
+function toLong(arg: string): string[] {
+  const [hyphen, letter, ...more] = arg;
+  const option = ALL.find(({ short }) => short === letter);
+  if (hyphen !== "-" || option === undefined) return [arg];
+  const name = `--${option.name}`;
+  const text = more.join("");
+  if (text === "" || text.startsWith("=")) return [name + text];
+  return option.parse ? [`${name}=${text}`] : [name, `-${text}`];
+}
 
-/** The bytes of a greeting: UTF-8, but for what `\xHH` says. */
-function unescape(text: string): Uint8Array {
+const ALL: Option<unknown>[] = Object.values(OPTIONS);
+
+type Parse<T> = NonNullable<Option<T>["parse"]>;
+
+function wholeNumber(min: number, max: number): Parse<number> {
+  return (text, refuse) => {
+    const n = /^[0-9]+$/.test(text) ? Number(text) : NaN;
+    if (n >= min && n <= max) return n;
+    return refuse(`not a whole number from ${min} to ${max}`);
+  };
+}
+
+/** Seconds on the command line, milliseconds in the program. */
+function seconds(text: string, refuse: (why: string) => never): number {
+  const max = 2_147_483; // the longest that a timer can wait
+  const n = /^[0-9]+(\.[0-9]+)?$/.test(text) ? Number(text) : NaN;
+  return n <= max ? 1000 * n : refuse(`not a number from 0 to ${max}`);
+}
+
+function orNone(parse: Parse<number>): Parse<number> {
+  return (text, refuse) => text === "none" ? Infinity : parse(text, refuse);
+}
+
+function oneOf<T extends string>(...values: T[]): Parse<T> {
+  return (text, refuse) =>
+    values.find((value) => value === text) ??
+      refuse(`not one of ${values.join(", ")}`);
+}
+
+function nonEmpty(text: string, refuse: (why: string) => never): string {
+  return text || refuse("empty");
+}
+
+/** The bytes of a greeting: UTF-8, except for `\xHH`. */
+function unescape(text: string, refuse: (why: string) => never): Uint8Array {
+  const escapes = { r: 13, n: 10, t: 9, 0: 0, "\\": 92 };
   const bytes: number[] = [];
   for (const [part] of text.matchAll(/\\(x[0-9a-fA-F]{2}|[^])?|[^\\]+/g)) {
-    if (part.startsWith("\\x") && part.length === 4) {
-      bytes.push(parseInt(part.slice(2), 16));
-    } else if (part.startsWith("\\")) {
-      const char = ESCAPES[part] ??
-        fail("greeting", `${quote(part)} is not an escape`);
-      bytes.push(char.charCodeAt(0));
+    const [first, letter = "", ...hex] = part;
+    if (first !== "\\") {
+      for (const byte of new TextEncoder().encode(part)) bytes.push(byte);
+    } else if (letter === "x" && hex.length === 2) {
+      bytes.push(parseInt(hex.join(""), 16));
     } else {
-      bytes.push(...new TextEncoder().encode(part));
+      const byte = Object.entries(escapes).find(([key]) => key === letter)?.[1];
+      bytes.push(byte ?? refuse(`not valid: ${quote(part)} is no escape`));
     }
   }
   return new Uint8Array(bytes);
 }
 
-/** In quotes, and on one line whatever it holds. */
-function quote(text: string): string {
-  return JSON.stringify(text).replace(
-    /[\x7f-\x9f\u2028\u2029]/g,
-    (char) => "\\u" + char.charCodeAt(0).toString(16).padStart(4, "0"),
-  );
-}
-
-/** An address as people write it: `127.0.0.1:30000`, `[::1]:30000`, a path. */
-function format(addr: Deno.Addr): string {
-  if ("hostname" in addr) {
-    const { hostname, port } = addr;
-    return `${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}`;
-  }
-  return "path" in addr ? addr.path : addr.transport;
-}
-
-/** What a line of the log tells, besides the time. */
-type Entry = { event: string } & Record<string, string | number>;
-
-/** Writes a line of the log to stderr: `time event key=value …`, or JSON. */
-function log(json: boolean, { event, ...fields }: Entry): void {
-  const time = new Date().toISOString();
-  if (json) return console.error(JSON.stringify({ time, event, ...fields }));
-  const texts = Object.entries(fields).map(([key, value]) =>
-    `${key}=${/^\S+$/.test(`${value}`) ? value : quote(`${value}`)}`
-  );
-  console.error([time, event, ...texts].join(" "));
-}
-
-/** Why the system does not let us listen, in plain words. */
-function whyNot(error: unknown): string {
-  if (error instanceof Deno.errors.NotCapable) {
-    return "run it with --allow-net";
-  }
-  if (error instanceof Deno.errors.AddrInUse) return "the port is in use";
-  if (error instanceof Deno.errors.AddrNotAvailable) {
-    return "this machine does not have that address";
-  }
-  if (error instanceof Deno.errors.PermissionDenied) {
-    return "no permission for this port";
-  }
-  return oneLine(error);
-}
-
-function oneLine(error: unknown): string {
-  const text = error instanceof Error ? error.message : String(error);
-  return text.replace(/\s+/g, " ");
-}
-
-/** Prints one line on stderr and ends the process. */
-function exit(code: number, line: string): never {
-  console.error(`echo-server: ${line}`);
-  Deno.exit(code);
-}
-
-function optionsOrExit(args: string[]): Options {
+function optionsOrDie(args: string[]): Options {
   try {
     return parseOptions(args);
   } catch (error) {
-    if (error instanceof UsageError) exit(2, error.message);
+    if (error instanceof UsageError) die(2, `${error.message}; try --help`);
     throw error;
   }
 }
 
-function listenOrExit({ host, port, reusePort }: Options): Deno.TcpListener {
-  if (reusePort && Deno.build.os !== "linux") {
-    exit(1, `--reuse-port: only Linux shares a port, this is ${Deno.build.os}`);
-  }
-  try {
-    return Deno.listen({
-      hostname: host,
-      port,
-      tcpBacklog: 4096, // a crowd waits there; the kernel lowers it to its own
-      ...(reusePort && { reusePort }),
-    });
-  } catch (error) {
-    const addr = format({ transport: "tcp", hostname: host, port });
-    exit(1, `cannot listen on ${quote(addr).slice(1, -1)}: ${whyNot(error)}`);
-  }
-}
-
-/** Passes on the first of the calls that come within one second. */
-function onceASecond(tell: (error: unknown) => void): (error: unknown) => void {
-  let last = -Infinity;
-  return (error) => {
-    if (performance.now() < last + 1000) return;
-    last = performance.now();
-    tell(error);
-  };
-}
-
-async function main(): Promise<void> {
-  const options = optionsOrExit(Deno.args);
-  if (options.help) return console.log(HELP);
-  if (options.version) return console.log(`echo-server ${denoJson.version}`);
-
-  const counts: Record<Outcome, number> = {
-    echoed: 0,
-    eof: 0,
-    timeout: 0,
-    reset: 0,
-    shutdown: 0,
-    error: 0,
-  };
-  const graceEnds = new AbortController();
-  const server = serve(listenOrExit(options), {
-    ...options,
-    signal: graceEnds.signal,
-    onExchange(exchange) {
-      counts[exchange.outcome]++;
-      if (options.verbose) log(options.json, entryOf(exchange));
-    },
-    onAcceptError: onceASecond((error) =>
-      log(options.json, { event: "accept-error", error: oneLine(error) })
-    ),
+function helpText(): string {
+  const lines = ALL.map(({ name, short, value, default: preset, help }) => {
+    const left = `  ${short ? `-${short},` : "   "} --${name} ${value ?? ""}`;
+    const right = preset === undefined ? help : `${help} (${preset})`;
+    return left.length < 25
+      ? left.padEnd(25) + right
+      : `${left}\n${" ".repeat(25)}${right}`;
   });
+  return `echo-server ${denoJson.version}
+Greets each client, reads once, echoes what it read and closes.
 
-  let stopping = false;
-  for (const [signal, number] of SIGNALS) {
-    Deno.addSignalListener(signal, () => {
-      if (stopping) Deno.exit(128 + number);
-      stopping = true;
-      log(options.json, { event: "shutdown", signal });
-      server.shutdown();
-      setTimeout(() => graceEnds.abort(), options.grace);
-    });
-  }
+Usage: echo-server [options]
 
-  console.log(`wait... listening on ${format(server.addr)}`);
-  await server.finished;
-  log(options.json, { event: "summary", ...counts });
-  Deno.exit(0);
-}
-
-/** The signals that end the service. Windows has no SIGTERM. */
-const SIGNALS: [Deno.Signal, number][] = Deno.build.os === "windows"
-  ? [["SIGINT", 2]]
-  : [["SIGINT", 2], ["SIGTERM", 15]];
-
-function entryOf({ remote, outcome, bytes, ms }: Exchange): Entry {
-  return {
-    event: "exchange",
-    remote: format(remote),
-    outcome,
-    bytes,
-    ms: Math.round(ms * 1000) / 1000,
-  };
+${lines.join("\n")}`;
 }
 
 if (import.meta.main) await main();

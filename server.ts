@@ -93,8 +93,15 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
   const finished = run();
   settings.signal.addEventListener("abort", abort);
   if (settings.signal.aborted) abort();
-  const { addr } = listener;
-  return { addr, finished, shutdown, [Symbol.asyncDispose]: shutdown };
+  return {
+    addr: listener.addr,
+    get connections() {
+      return clients.size;
+    },
+    finished,
+    shutdown,
+    [Symbol.asyncDispose]: shutdown,
+  };
 
   /** The mode `events`: one loop answers accepts and reads, one by one. */
   async function answerEvents(): Promise<void> {
@@ -168,11 +175,11 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
     } catch {
       // The client has gone, or its time is up.
     }
-    tryClose(client.conn);
+    attempt(() => client.conn.close());
   }
 
   function remove(client: Client): void {
-    tryClose(client.conn);
+    attempt(() => client.conn.close());
     clients.delete(client);
     changed.notify();
   }
@@ -182,7 +189,8 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
     client.deadline = client.began + settings.timeout;
     clients.add(client);
     timer.wakeBy(client.deadline);
-    if (settings.timeout === Infinity) keepAlive(conn);
+    // Without a timeout, nothing else would notice a dead peer.
+    if (client.deadline === Infinity) attempt(() => conn.setKeepAlive?.(true));
     if (aborted) expire(client);
     return client;
   }
@@ -192,7 +200,7 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
     client.expired ??= aborted ? "shutdown" : "timeout";
     client.deadline = Infinity;
     if (client.state === "writing") drain(client, LINGER.expired);
-    else tryClose(client.conn);
+    else attempt(() => client.conn.close());
   }
 
   /** A deadline has passed, of a client, of the grace or of `until`. */
@@ -213,8 +221,7 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
   /** Lets pending operations make progress: the runtime serves some 128 a turn. */
   async function yieldToIO(): Promise<void> {
     yielding++;
-    const turns = 2 + clients.size / 64;
-    for (let turn = 0; turn < turns; turn++) await nextTurn();
+    for (let left = 2 + clients.size / 64; left > 0; left--) await nextTurn();
     yielding--;
     changed.notify();
   }
@@ -231,14 +238,16 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
   /** Pacing. (A TLS client may never finish its handshake: no wait for that.) */
   async function greeted(client: Client): Promise<void> {
     if (settings.greeting.length === 0 || "handshake" in client.conn) return;
-    await until(() => client.sent > 0 || !clients.has(client), PACE.ms);
+    await until(() => client.sent > 0 || client.index < 0, PACE.ms);
   }
 
   /** Waits for a connection to end, but no longer than `ms`. */
   async function acceptFailed(error: unknown, ms: number): Promise<void> {
     report(settings.onAcceptError, error);
     const { size } = clients;
-    if (aborted && size === 0 && ms >= BACK_OFF.last) tryClose(listener);
+    if (aborted && size === 0 && ms >= BACK_OFF.last) {
+      attempt(() => listener.close());
+    }
     await until(() => clients.size < size, ms);
   }
 
@@ -261,7 +270,7 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
       // An accept that is still pending has found nobody.
       if (acceptor.pending && acceptor.count === count) break;
     }
-    if (!acceptor.done) tryClose(listener);
+    if (!acceptor.done) attempt(() => listener.close());
   }
 
   /** From now on every client's time is up. */
@@ -544,6 +553,8 @@ export interface EchoServer<A extends Deno.Addr = Deno.Addr>
   extends AsyncDisposable {
   /** The address of the listener. */
   readonly addr: A;
+  /** How many connections are open, including those that are being drained. */
+  readonly connections: number;
   /**
    * Resolves when the listener and all connections are closed: after a
    * shutdown, an abort, or because the listener was closed or has failed for
@@ -584,7 +595,7 @@ class Client {
   received?: number | null;
   /** Bytes written so far, including the greeting. */
   sent = 0;
-  /** Where it stands among the {@linkcode Clients}. */
+  /** Where it stands among the {@linkcode Clients}; -1 once it is closed. */
   index = -1;
 
   constructor(readonly conn: Conn) {}
@@ -605,10 +616,6 @@ class Clients {
     return this.#all.length;
   }
 
-  has(client: Client): boolean {
-    return this.#all[client.index] === client;
-  }
-
   add(client: Client): void {
     client.index = this.#all.push(client) - 1;
   }
@@ -616,9 +623,9 @@ class Clients {
   /** The last client moves to the place that becomes free. */
   delete(client: Client): void {
     const last = this.#all.pop()!;
-    if (last === client) return;
-    this.#all[client.index] = last;
+    if (last !== client) this.#all[client.index] = last;
     last.index = client.index;
+    client.index = -1;
   }
 
   overdue(now: number): Client[] {
@@ -634,17 +641,15 @@ class Clients {
 
 /** A condition variable: `while (!holds) await changed.wait()`. */
 class Condition {
-  #change?: Promise<void>;
-  #resolve = noop;
+  #next?: PromiseWithResolvers<void>;
 
   wait(): Promise<void> {
-    return this.#change ??= new Promise((resolve) => this.#resolve = resolve);
+    return (this.#next ??= Promise.withResolvers()).promise;
   }
 
   readonly notify = (): void => {
-    if (this.#change === undefined) return;
-    this.#change = undefined;
-    this.#resolve();
+    this.#next?.resolve();
+    this.#next = undefined;
   };
 }
 
@@ -721,7 +726,7 @@ class Acceptor implements AsyncIterableIterator<Conn> {
       if (this.count % PACE.every === 0) await nextTurn();
       return;
     }
-    if (isFatal(error)) tryClose(this.listener);
+    if (isFatal(error)) attempt(() => this.listener.close());
     await this.onError(error, this.#backOff);
     this.#backOff = Math.min(2 * this.#backOff, BACK_OFF.max);
   }
@@ -768,16 +773,12 @@ function nextTurn(): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, 0));
 }
 
-/** The only way to notice a dead peer, if there is no timeout. */
-function keepAlive(conn: Conn): void {
-  Promise.try(() => conn.setKeepAlive?.(true)).catch(noop);
-}
-
-function tryClose(closer: { close(): void }): void {
+/** Calls what fails if the connection or the listener is closed already. */
+function attempt(call: () => void): void {
   try {
-    closer.close();
+    call();
   } catch {
-    // It is closed already.
+    // Nothing is left to be done.
   }
 }
 
@@ -805,8 +806,7 @@ function isDisconnect(error: unknown): boolean {
 
 /** Whether an error says that the listener can never accept again. */
 function isFatal(error: unknown): boolean {
-  const { code } = Object(error);
-  return ["EBADF", "EINVAL", "ENOTSOCK", "EOPNOTSUPP"].includes(code);
+  return /^(EBADF|EINVAL|ENOTSOCK|EOPNOTSUPP)$/.test(Object(error).code);
 }
 
 function outcomeOf({ received, expired }: Client, failure?: unknown): Outcome {
