@@ -173,7 +173,7 @@ for (const mode of MODES) {
       using conn = await connect(port);
       assertEquals(await readExactly(conn, GREETING.length), GREETING);
       assertEquals(await ask(conn, "hoge\r\n"), "hoge\r\n");
-      const [{ remote, outcome, bytes, ms }] = await exchanges.atLeast(1);
+      const [{ remote, outcome, bytes, ms }] = await exchanges.waitFor(1);
       assertEquals(remote, conn.localAddr);
       assertEquals({ outcome, bytes }, { outcome: "echoed", bytes: 6 });
       assert(ms > 0);
@@ -188,7 +188,7 @@ for (const mode of MODES) {
       using conn = await connect(port);
       await conn.closeWrite();
       assertEquals(textOf(await readAll(conn)), GREETING);
-      await exchanges.atLeast(1);
+      await exchanges.waitFor(1);
       assertEquals(outcomesOf(exchanges), ["eof"]);
       assertEquals(exchanges.all[0].bytes, 0);
     },
@@ -203,7 +203,7 @@ for (const mode of MODES) {
       await conn.write(bytesOf("hoge"));
       await conn.closeWrite();
       assertEquals(textOf(await readAll(conn)), GREETING + "hoge");
-      await exchanges.atLeast(1);
+      await exchanges.waitFor(1);
       assertEquals(outcomesOf(exchanges), ["echoed"]);
     },
   );
@@ -226,7 +226,7 @@ for (const mode of MODES) {
       await conn.write(bytesOf("x".repeat(5000)));
       const answer = textOf(await readAll(conn));
       assertEquals(answer, GREETING + "x".repeat(1024));
-      await exchanges.atLeast(1);
+      await exchanges.waitFor(1);
       assertEquals(exchanges.all[0].bytes, 1024);
       assertEquals(outcomesOf(exchanges), ["echoed"]);
     },
@@ -239,7 +239,7 @@ for (const mode of MODES) {
       await using _ = server;
       using conn = await connect(port);
       await conn.write(bytesOf("x".repeat(5000)));
-      await exchanges.atLeast(1); // it is over for the server, drained and closed
+      await exchanges.waitFor(1); // it is over for the server, drained and closed
       assertEquals(
         textOf(await readAll(conn)),
         GREETING + "x".repeat(1024),
@@ -254,7 +254,7 @@ for (const mode of MODES) {
       await using _ = server;
       using conn = await connect(port);
       await conn.write(bytesOf("first"));
-      await exchanges.atLeast(1);
+      await exchanges.waitFor(1);
       assertEquals(await ask(conn, "second"), GREETING + "first");
     },
   );
@@ -273,7 +273,7 @@ for (const mode of MODES) {
     await using _ = server;
     using conn = await connect(port);
     assertEquals(textOf(await readAll(conn)), GREETING);
-    await exchanges.atLeast(1);
+    await exchanges.waitFor(1);
     assertEquals(outcomesOf(exchanges), ["timeout"]);
     assert(exchanges.all[0].ms >= 200, `after ${exchanges.all[0].ms} ms`);
   });
@@ -290,7 +290,7 @@ for (const mode of MODES) {
       await using _ = server;
       using conn = await connect(port);
       await conn.write(bytesOf("unread, and no reason for a reset"));
-      await exchanges.atLeast(1);
+      await exchanges.waitFor(1);
       assertEquals(outcomesOf(exchanges), ["timeout"]);
       const { length } = await readAll(conn); // rejects if there was a reset
       assert(length < greeting.length);
@@ -301,7 +301,7 @@ for (const mode of MODES) {
     const { server, port, exchanges } = start({ mode });
     await using _ = server;
     await reset(port, "data");
-    await exchanges.atLeast(1);
+    await exchanges.waitFor(1);
     assertEquals(outcomesOf(exchanges), ["reset"]);
     await reset(port, "connect");
     assertEquals(await exchange(port, "hoge"), GREETING + "hoge");
@@ -344,7 +344,7 @@ for (const mode of MODES) {
         return textOf(await readAll(conn));
       });
       const connected = new Inbox<number>();
-      await connected.atLeast(100);
+      await connected.waitFor(100);
       const stopped = server.shutdown();
       await first.closeWrite();
       assertEquals(
@@ -400,7 +400,7 @@ for (const mode of MODES) {
       new MemoryConn([null]),
       new MemoryConn(["last"]),
     );
-    await exchanges.atLeast(6);
+    await exchanges.waitFor(6);
     assertEquals(outcomesOf(exchanges).toSorted(), [
       "echoed",
       "eof",
@@ -458,7 +458,7 @@ withNet(
     assertEquals(textOf(await readAll(first)), "one");
     assertEquals(await greeting, GREETING);
     assertEquals(await ask(second, "two"), "two");
-    await exchanges.atLeast(2);
+    await exchanges.waitFor(2);
     assertEquals(outcomesOf(exchanges), ["echoed", "echoed"]);
   },
 );
@@ -515,7 +515,7 @@ withNet(
     using conn = await connect(port);
     await readExactly(conn, 8 << 20);
     assertEquals(await ask(conn, "hoge"), "hoge");
-    await exchanges.atLeast(1);
+    await exchanges.waitFor(1);
     assertEquals(outcomesOf(exchanges), ["echoed"]);
     crowd.forEach((conn) => conn.close());
     await server.shutdown();
@@ -560,7 +560,7 @@ for (const mode of ["concurrent", "events"] as const) {
         })());
       }
       await Promise.all(clients);
-      await exchanges.atLeast(20);
+      await exchanges.waitFor(20);
       assertEquals(greeted.all, Array.from({ length: 20 }, (_, i) => i));
       assert(most <= 3, `${most} at once`);
       const counts = Object.groupBy(
@@ -595,7 +595,7 @@ withNet("thousands of silent clients time out together", async () => {
   const conns = await connectMany(port, 2000);
   const answers = await Promise.all(conns.map(readAll));
   assert(answers.every((answer) => textOf(answer) === GREETING));
-  await exchanges.atLeast(2000);
+  await exchanges.waitFor(2000);
   assert(outcomesOf(exchanges).every((outcome) => outcome === "timeout"));
   conns.forEach((conn) => conn.close());
 });
@@ -612,7 +612,7 @@ Deno.test("thousands of connections cost no timer each", async () => {
   try {
     const { server, listener, exchanges } = startMemory({ timeout: 100 });
     listener.offer(...Array.from({ length: 5000 }, () => new MemoryConn()));
-    await exchanges.atLeast(5000);
+    await exchanges.waitFor(5000);
     assert(outcomesOf(exchanges).every((outcome) => outcome === "timeout"));
     await server.shutdown();
   } finally {
@@ -1084,7 +1084,7 @@ for (const [test, kind] of [[withTls, tls], [withUnix, unix]] as const) {
       await using _ = server;
       using conn = await connect();
       await conn.write(bytesOf("x".repeat(5000)));
-      await exchanges.atLeast(1);
+      await exchanges.waitFor(1);
       assertEquals(
         textOf(await readAll(conn)),
         GREETING + "x".repeat(1024),
@@ -1144,11 +1144,11 @@ withTls(
     const silent = await connectMany(port, 100);
     using plain = await connect(port);
     await plain.write(bytesOf("GET / HTTP/1.0\r\n\r\n"));
-    await exchanges.atLeast(1);
+    await exchanges.waitFor(1);
     assertEquals(outcomesOf(exchanges), ["error"]);
     using conn = await connectTls();
     assertEquals(await ask(conn, "hoge"), GREETING + "hoge");
-    await exchanges.atLeast(102);
+    await exchanges.waitFor(102);
     assertEquals(
       new Set(outcomesOf(exchanges).slice(2)),
       new Set(["timeout"]),

@@ -12,7 +12,8 @@
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import denoJson from "../deno.json" with { type: "json" };
-import { Command, exchange, GREETING, textOf } from "./testing.ts";
+import { ServerProcess } from "./server_process.ts";
+import { exchange, GREETING, textOf } from "./testing.ts";
 
 const root = new URL("..", import.meta.url);
 const binary = new URL(
@@ -31,11 +32,11 @@ async function compile(env: Record<string, string>): Promise<string> {
 
 /** The binary is there: it must answer, know its version and end cleanly. */
 async function run(): Promise<void> {
-  await using version = new Command(["--version"], [binary.pathname]);
+  await using version = new ServerProcess(["--version"], [binary.pathname]);
   assertEquals(await version.code(), 0);
   assertEquals(version.stdout.all, [`echo-server ${denoJson.version}`]);
 
-  await using command = new Command(["--port", "0"], [binary.pathname]);
+  await using command = new ServerProcess(["--port", "0"], [binary.pathname]);
   const port = await command.ready();
   assertEquals(await exchange(port, "hoge"), `${GREETING}hoge`);
   command.kill("SIGTERM");

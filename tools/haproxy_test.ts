@@ -1,5 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
-import { ask, Command, GREETING, needs, turn } from "./testing.ts";
+import { ServerProcess } from "./server_process.ts";
+import { ask, GREETING, needs, turn } from "./testing.ts";
 
 const CLIENTS = 8;
 
@@ -104,8 +105,8 @@ needs(
   ["haproxy"],
   "HAProxy: balanced, drained and restarted without a loss, redispatched",
   async () => {
-    await using one = new Command(["-p0"]);
-    await using two = new Command(["-p0"]);
+    await using one = new ServerProcess(["-p0"]);
+    await using two = new ServerProcess(["-p0"]);
     const port = await one.ready();
     await using proxy = new Proxy(
       await Deno.makeTempDir(),
@@ -124,7 +125,7 @@ needs(
     one.kill("SIGTERM");
     assertEquals(await one.code(), 0);
     await load.more(500);
-    await using again = new Command(["-p", `${port}`]);
+    await using again = new ServerProcess(["-p", `${port}`]);
     await again.ready();
     await proxy.say("set server echo/one state ready");
     await proxy.up();

@@ -1,10 +1,10 @@
 import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
 import { parseOptions, UsageError } from "../main.ts";
 import type { Mode } from "../server.ts";
+import { runMain, ServerProcess } from "./server_process.ts";
 import {
   ask,
   bytesOf,
-  Command,
   connect,
   connectMany,
   exchange,
@@ -13,7 +13,6 @@ import {
   readAll,
   readExactly,
   reset,
-  runMain,
   textOf,
   turn,
   withCommand,
@@ -211,7 +210,7 @@ Deno.test("options: thousands of generated argument lists", () => {
 withCommand(
   "command: says when it is ready, serves, logs, and sums up",
   async () => {
-    await using command = new Command(["--port", "0", "-v"]);
+    await using command = new ServerProcess(["--port", "0", "-v"]);
     const port = await command.ready();
     assertEquals(command.stdout.all, [`wait... listening on 0.0.0.0:${port}`]);
     assertEquals(
@@ -237,7 +236,7 @@ withCommand(
 );
 
 withCommand("command: --json logs an object a line", async () => {
-  await using command = new Command([
+  await using command = new ServerProcess([
     "--port=0",
     "-v",
     "--json",
@@ -273,8 +272,8 @@ withCommand("command: --json logs an object a line", async () => {
 });
 
 withCommand("command: --help and --version", async () => {
-  await using help = new Command(["--help"]);
-  await using version = new Command(["-V"]);
+  await using help = new ServerProcess(["--help"]);
+  await using version = new ServerProcess(["-V"]);
   assertEquals([await help.code(), await version.code()], [0, 0]);
   assertEquals(help.stderr.all.length + version.stderr.all.length, 0);
   const { version: is } = JSON.parse(
@@ -287,7 +286,7 @@ withCommand("command: --help and --version", async () => {
 withCommand(
   "command: --help and the README know the same options",
   async () => {
-    await using help = new Command(["--help"]);
+    await using help = new ServerProcess(["--help"]);
     await help.code();
     const readme = await Deno.readTextFile(
       new URL("../README.md", import.meta.url),
@@ -301,7 +300,7 @@ withCommand(
 );
 
 withCommand("command: a usage error is one line and exit code 2", async () => {
-  await using command = new Command(["--port", "1e3"]);
+  await using command = new ServerProcess(["--port", "1e3"]);
   assertEquals(await command.code(), 2);
   assertEquals(command.stdout.all, []);
   assertEquals(command.stderr.all, [
@@ -327,7 +326,7 @@ withCommand(
       [["--port", "0"], "0.0.0.0:0: run it with --allow-net", runMain()],
     ];
     for (const [args, why, program] of cases) {
-      await using command = new Command(args, program);
+      await using command = new ServerProcess(args, program);
       assertEquals(await command.code(), 1);
       assertEquals(command.stdout.all, []);
       assertEquals(command.stderr.all.length, 1, `${command.stderr.all}`);
@@ -340,7 +339,7 @@ withCommand(
 withCommand(
   "command: it needs no permission but for its address and port",
   async () => {
-    await using command = new Command(
+    await using command = new ServerProcess(
       ["--host", "127.0.0.1", "--port", "0"],
       runMain("--allow-net=127.0.0.1:0"),
     );
@@ -349,7 +348,7 @@ withCommand(
 );
 
 withCommand("command: an IPv6 address stands in brackets", async () => {
-  await using command = new Command(["--host", "::1", "--port", "0"]);
+  await using command = new ServerProcess(["--host", "::1", "--port", "0"]);
   await command.ready();
   assertMatch(command.stdout.all[0], /listening on \[::1\]:\d+$/);
 });
@@ -357,7 +356,7 @@ withCommand("command: an IPv6 address stands in brackets", async () => {
 withCommand(
   "command: --mode, --max-bytes and --timeout reach the service",
   async () => {
-    await using command = new Command(
+    await using command = new ServerProcess(
       ["-p0", "--mode=serial", "--max-bytes=3", "--timeout=0.3", "-v"],
     );
     const port = await command.ready();
@@ -373,7 +372,7 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
   withCommand(
     `command: ${signal}, the grace, and a clean end for the idle`,
     async () => {
-      await using command = new Command(["-p0", "--grace=0.5", "-v"]);
+      await using command = new ServerProcess(["-p0", "--grace=0.5", "-v"]);
       const port = await command.ready();
       using idle = await connect(port);
       using busy = await connect(port);
@@ -392,7 +391,7 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
   );
 
   withCommand(`command: a second ${signal} ends it at once`, async () => {
-    await using command = new Command(["-p0", "--timeout=0"]);
+    await using command = new ServerProcess(["-p0", "--timeout=0"]);
     const port = await command.ready();
     using idle = await connect(port);
     await readExactly(idle, GREETING.length);
@@ -404,7 +403,7 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
 }
 
 withCommand("command: a thousand resets leave nothing behind", async () => {
-  await using command = new Command(["-p0", "--max-bytes=1000000"]);
+  await using command = new ServerProcess(["-p0", "--max-bytes=1000000"]);
   const port = await command.ready();
   await exchange(port, "hoge");
   const before = await command.descriptors();
@@ -434,7 +433,7 @@ withCommand("command: a thousand resets leave nothing behind", async () => {
 withCommand(
   "command: out of descriptors, it backs off and recovers",
   async () => {
-    await using command = new Command(
+    await using command = new ServerProcess(
       ["-p0", "-v"],
       ["sh", "-c", 'ulimit -n 64; exec "$@"', "sh", ...runMain("--allow-net")],
     );
@@ -463,7 +462,7 @@ withCommand(
 );
 
 withCommand("command: SIGTERM under load loses no exchange", async () => {
-  await using command = new Command(["-p0"]);
+  await using command = new ServerProcess(["-p0"]);
   const port = await command.ready();
   const open = () => connectMany(port, 500);
   const greeted = await open();
@@ -494,11 +493,11 @@ if (Deno.build.os === "linux") {
   withCommand(
     "command: --reuse-port, two share a port and either may stop",
     async () => {
-      await using one = new Command(["-p0", "--reuse-port"]);
+      await using one = new ServerProcess(["-p0", "--reuse-port"]);
       const port = await one.ready();
-      await using two = new Command(["-p", `${port}`, "--reuse-port"]);
+      await using two = new ServerProcess(["-p", `${port}`, "--reuse-port"]);
       await two.ready();
-      await using alone = new Command(["-p", `${port}`]);
+      await using alone = new ServerProcess(["-p", `${port}`]);
       assertEquals(await alone.code(), 1); // whoever does not share is refused
 
       const inHand = await connectMany(port, 100);
@@ -545,7 +544,7 @@ needs(
     {
       const bin = deno.slice(0, deno.lastIndexOf("/"));
       const path = 'PATH="$0:$PATH"; exec "$@"'; // it looks for deno there
-      await using command = new Command(
+      await using command = new ServerProcess(
         ["--port", "0", "--reuse-port"],
         ["sh", "-c", path, bin, `${root}/bin/echo-server`],
       );
@@ -561,7 +560,7 @@ needs(
 withCommand(
   "command: nobody reading its log or its output is no reason to end",
   async () => {
-    await using command = new Command(["-p0", "-v"]);
+    await using command = new ServerProcess(["-p0", "-v"]);
     const port = await command.ready();
     command.stopReading();
     for (let i = 0; i < 3; i++) {

@@ -11,9 +11,9 @@
  */
 
 import denoJson from "../deno.json" with { type: "json" };
+import { ServerProcess } from "./server_process.ts";
 import {
   bytesOf,
-  Command,
   connect,
   exchange,
   GREETING,
@@ -63,7 +63,7 @@ async function behave(port: number): Promise<void> {
 
 // As `deno task start` runs it. Without its flag, V8's young generation grows
 // for half a million exchanges, by steps that look like a leak.
-await using command = new Command(
+await using command = new ServerProcess(
   ["--port", "0", "--timeout", "10"],
   denoJson.tasks.start.split(" ").with(0, Deno.execPath()),
 );

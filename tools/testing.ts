@@ -1,11 +1,9 @@
 /**
- * What the tests share: permissions, connections, and the command in a process
- * of its own.
+ * What the tests share: permissions, bytes, and connections over TCP.
  *
  * @module
  */
 
-import { assert, assertEquals } from "@std/assert";
 import net from "node:net";
 
 /** The first thing that every client is sent. */
@@ -53,7 +51,7 @@ export const textOf = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
 /** Lets everything else go on that can. */
 export const turn = () => new Promise((go) => setTimeout(go, 0));
 
-/** Something that is waited for, until it has come often enough. */
+/** A list of what has come so far, and a way to wait for more. */
 export class Inbox<T> {
   readonly all: T[] = [];
   #waiting: (() => void)[] = [];
@@ -63,7 +61,7 @@ export class Inbox<T> {
     this.#waiting.splice(0).forEach((wake) => wake());
   };
 
-  async atLeast(count: number): Promise<T[]> {
+  async waitFor(count: number): Promise<T[]> {
     while (this.all.length < count) {
       await new Promise<void>((wake) => this.#waiting.push(wake));
     }
@@ -127,116 +125,4 @@ export async function ask(conn: Deno.Conn, message: string): Promise<string> {
 export async function exchange(port: number, message: string): Promise<string> {
   using conn = await connect(port);
   return await ask(conn, message);
-}
-
-/** How to run `main.ts` with certain permissions. */
-export const runMain = (...permissions: string[]) => [
-  Deno.execPath(),
-  "run",
-  ...permissions,
-  "main.ts",
-];
-
-/** The command in a process of its own. */
-export class Command implements AsyncDisposable {
-  readonly stdout: Inbox<string> = new Inbox();
-  readonly stderr: Inbox<string> = new Inbox();
-  readonly #child: Deno.ChildProcess;
-  readonly #output: Promise<unknown>;
-  readonly #reading = new AbortController();
-  ended = false;
-
-  /** Runs `program` with the arguments, which by default is `main.ts`. */
-  constructor(args: string[], program = runMain("--allow-net")) {
-    const [executable, ...first] = program;
-    this.#child = new Deno.Command(executable, {
-      args: [...first, ...args],
-      cwd: new URL("..", import.meta.url),
-      stdin: "null",
-      stdout: "piped",
-      stderr: "piped",
-      env: { NO_COLOR: "1" },
-    }).spawn();
-    this.#output = Promise.all([
-      this.#lines(this.#child.stdout, this.stdout),
-      this.#lines(this.#child.stderr, this.stderr),
-    ]).catch((error) => assertEquals(error.name, "AbortError"));
-    this.#child.status.then(() => this.ended = true);
-  }
-
-  async #lines(from: ReadableStream<Uint8Array>, to: Inbox<string>) {
-    const { signal } = this.#reading;
-    const texts = from.pipeThrough(new TextDecoderStream(), { signal });
-    let rest = "";
-    for await (const text of texts) {
-      const lines = (rest + text).split("\n");
-      rest = lines.pop()!;
-      lines.forEach(to.push);
-    }
-    if (rest !== "") to.push(rest);
-  }
-
-  /** Breaks the pipes of its output, as a log reader that ends does. */
-  stopReading(): void {
-    this.#reading.abort();
-  }
-
-  get pid(): number {
-    return this.#child.pid;
-  }
-
-  /** Waits until it says that it is ready; returns the port. */
-  async ready(): Promise<number> {
-    const [line] = await Promise.race([
-      this.stdout.atLeast(1),
-      this.code().then(() => [`ended: ${this.stderr.all.join("\n")}`]),
-    ]);
-    const port = line.match(/^wait\.\.\. listening on .*:(\d+)$/)?.[1];
-    assert(
-      port !== undefined,
-      `not the line of a server that is ready: ${line}`,
-    );
-    return Number(port);
-  }
-
-  kill(signal: Deno.Signal): void {
-    this.#child.kill(signal);
-  }
-
-  /** Waits for the end; returns the exit code. */
-  async code(): Promise<number> {
-    await this.#output;
-    return (await this.#child.status).code;
-  }
-
-  /** Waits for the `count`th line of the log that tells of the event. */
-  async event(event: string, count = 1): Promise<string> {
-    for (let seen = 1;; seen++) {
-      const lines = (await this.stderr.atLeast(seen))
-        .filter((line) => line.includes(event));
-      if (lines.length >= count) return lines[count - 1];
-      seen = this.stderr.all.length;
-    }
-  }
-
-  /** How many descriptors the process holds. */
-  async descriptors(): Promise<number> {
-    const { stdout } = await new Deno.Command("ls", {
-      args: [`/proc/${this.pid}/fd`],
-    }).output();
-    return textOf(stdout).trim().split("\n").length;
-  }
-
-  /** Its resident memory in kB. */
-  async rss(): Promise<number> {
-    const { stdout } = await new Deno.Command("ps", {
-      args: ["-o", "rss=", "-p", `${this.pid}`],
-    }).output();
-    return Number(textOf(stdout));
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    if (!this.ended) this.kill("SIGKILL");
-    await this.code();
-  }
 }

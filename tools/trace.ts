@@ -9,15 +9,14 @@
  * @module
  */
 
+import { runMain, ServerProcess } from "./server_process.ts";
 import {
   bytesOf,
-  Command,
   connect,
   exists,
   GREETING,
   readAll,
   readExactly,
-  runMain,
 } from "./testing.ts";
 
 /** A system call as strace showed it, and what it is for. */
@@ -61,7 +60,7 @@ export async function trace(): Promise<{ start: Call[]; exchange: Call[] }> {
   const file = await Deno.makeTempFile();
   try {
     // With -D the service, and not strace, is the child that gets our signal.
-    await using command = new Command(
+    await using command = new ServerProcess(
       ["--port", "0"],
       ["strace", "-D", "-o", file, "-e", `trace=${TRACED}`].concat(
         runMain("--allow-net"),
