@@ -602,7 +602,7 @@ function joinValues(args: string[]): string[] {
 
 /** `-vp0` as `--verbose -p0`, and `-p0` as `--port=0`. */
 function toLong(arg: string): string[] {
-  const [hyphen, letter, ...more] = arg;
+  const [hyphen, letter = "", ...more] = arg;
   const option = ALL.find(({ short }) => short === letter);
   if (hyphen !== "-" || option === undefined) return [arg];
   const name = `--${option.name}`;

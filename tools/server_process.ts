@@ -15,6 +15,12 @@ export const runMain = (...permissions: string[]) => [
   "main.ts",
 ];
 
+/** Runs a program with a redirection of the shell, for example `2>/dev/full`. */
+export const redirected = (redirection: string, program: string[]) => [
+  ...["sh", "-c", `exec "$@" ${redirection}`, "sh"],
+  ...program,
+];
+
 /** The command in a process of its own. */
 export class ServerProcess implements AsyncDisposable {
   readonly stdout: Inbox<string> = new Inbox();
@@ -63,18 +69,17 @@ export class ServerProcess implements AsyncDisposable {
     return this.#child.pid;
   }
 
-  /** Waits until it says that it is ready; returns the port. */
+  /** Waits until it listens; returns the port, NaN on a Unix socket. */
   async ready(): Promise<number> {
     const [line] = await Promise.race([
       this.stdout.waitFor(1),
       this.code().then(() => [`ended: ${this.stderr.all.join("\n")}`]),
     ]);
-    const port = line.match(/^wait\.\.\. listening on .*:(\d+)$/)?.[1];
-    assert(
-      port !== undefined,
-      `not the line of a server that is ready: ${line}`,
-    );
-    return Number(port);
+    const address = line.startsWith("{")
+      ? JSON.parse(line).address
+      : line.match(/^wait\.\.\. listening on (.+?)(?: \(TLS\))?$/)?.[1];
+    assert(address, `not the line of a server that is ready: ${line}`);
+    return Number(address.match(/:(\d+)$/)?.[1]);
   }
 
   kill(signal: Deno.Signal): void {
@@ -87,7 +92,7 @@ export class ServerProcess implements AsyncDisposable {
     return (await this.#child.status).code;
   }
 
-  /** Waits for the `count`th line of the log that tells of the event. */
+  /** Waits for the `count`th line of the log about the event. */
   async event(event: string, count = 1): Promise<string> {
     for (let seen = 1;; seen++) {
       const lines = (await this.stderr.waitFor(seen))

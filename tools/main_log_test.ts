@@ -1,0 +1,285 @@
+/** The log, and the signals: nothing an operator does harms an exchange. */
+
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import { redirected, runMain, ServerProcess } from "./server_process.ts";
+import {
+  ask,
+  bytesOf,
+  connect,
+  connectMany,
+  exchange,
+  GREETING,
+  Inbox,
+  needs,
+  readAll,
+  readExactly,
+  textOf,
+  withCommand,
+} from "./testing.ts";
+
+const MAIN = runMain("--allow-net");
+
+/** Exchanges from 16 clients at once; every byte is checked. */
+async function exchanges(port: number, count: number): Promise<void> {
+  let next = 0;
+  await Promise.all(Array.from({ length: 16 }, async () => {
+    for (let i; (i = next++) < count;) {
+      assertEquals(await exchange(port, `${i}`), `${GREETING}${i}`);
+    }
+  }));
+}
+
+async function greeted(port: number, count: number): Promise<Deno.Conn[]> {
+  const conns = await connectMany(port, count);
+  await Promise.all(conns.map((conn) => readExactly(conn, GREETING.length)));
+  return conns;
+}
+
+for (const options of [["-v"], []]) {
+  withCommand(
+    `log: stderr on a full disk harms no exchange and no shutdown ${options}`,
+    async () => {
+      await using command = new ServerProcess(
+        ["-p0", ...options],
+        redirected("2>/dev/full", MAIN),
+      );
+      const port = await command.ready();
+      await exchanges(port, 500);
+      const clients = await greeted(port, 50);
+      await Promise.all(clients.map((conn) => conn.write(bytesOf("hoge"))));
+      command.kill("SIGTERM");
+      for (const conn of clients) {
+        assertEquals(textOf(await readAll(conn)), "hoge");
+        conn.close();
+      }
+      assertEquals(await command.code(), 0);
+    },
+  );
+}
+
+withCommand(
+  "log: without stdout and stderr the service runs all the same",
+  async () => {
+    const path = `${await Deno.makeTempDir()}/echo.sock`;
+    await using command = new ServerProcess(
+      ["--unix", path, "-v"],
+      redirected(">/dev/full 2>/dev/full", runMain("--allow-all")),
+    );
+    const { promise, resolve } = Promise.withResolvers<void>();
+    command.code().then(() => resolve());
+    let conn: Deno.Conn | undefined;
+    while (!conn && !command.ended) {
+      conn = await Deno.connect({ transport: "unix", path })
+        .catch(() => undefined);
+    }
+    assertEquals(await ask(conn!, "hoge"), `${GREETING}hoge`);
+    conn!.close();
+    command.kill("SIGTERM");
+    await promise;
+    assertEquals(await command.code(), 0);
+    await Deno.remove(path.replace(/\/[^/]*$/, ""), { recursive: true });
+  },
+);
+
+/** A pipe with a name, which nobody reads until `read` is called. */
+class Pipe implements AsyncDisposable {
+  readonly lines = new Inbox<string>();
+  readonly #dir = Deno.makeTempDirSync();
+  readonly path = `${this.#dir}/pipe`;
+  readonly #file: Deno.FsFile;
+  #reading?: Promise<void>;
+
+  constructor() {
+    new Deno.Command("mkfifo", { args: [this.path] }).outputSync();
+    // A pipe that is open for writing too can be opened at once, and never ends.
+    this.#file = Deno.openSync(this.path, { read: true, write: true });
+  }
+
+  read(): void {
+    this.#reading = (async () => {
+      const chunk = new Uint8Array(65536);
+      for (let rest = ""; rest !== "end";) {
+        const n = await this.#file.read(chunk);
+        const lines = (rest + textOf(chunk.subarray(0, n ?? 0))).split("\n");
+        rest = lines.pop()!;
+        lines.forEach(this.lines.push);
+      }
+    })();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#reading) await Deno.writeTextFile(this.path, "\nend");
+    await this.#reading;
+    this.#file.close();
+    await Deno.remove(this.#dir, { recursive: true });
+  }
+}
+
+const withPipe = (name: string, fn: () => Promise<void>) =>
+  needs(["net", "run", "read", "write"], ["mkfifo"], name, fn);
+
+withPipe(
+  "log: a reader that stops reading stops no exchange; lost lines are counted",
+  async () => {
+    const COUNT = 5000;
+    await using pipe = new Pipe();
+    await using command = new ServerProcess(
+      ["-p0", "-v"],
+      redirected(`2>${pipe.path}`, MAIN),
+    );
+    const port = await command.ready();
+    await exchanges(port, COUNT);
+    pipe.read();
+    let dropped = 0;
+    let written = 0;
+    for (let seen = 0; written + dropped < COUNT; seen++) {
+      const line = (await pipe.lines.waitFor(seen + 1))[seen];
+      assertMatch(
+        line,
+        /^\S+Z (exchange( [a-z]+=[^ =]+){4}|log-dropped lines=\d+)$/,
+      );
+      const lines = line.match(/lines=(\d+)/)?.[1];
+      if (lines) dropped += Number(lines);
+      else written++;
+    }
+    assert(dropped > 0);
+    assertEquals(written + dropped, COUNT);
+    command.kill("SIGTERM");
+    assertEquals(await command.code(), 0);
+  },
+);
+
+withPipe(
+  "log: SIGTERM with a reader that never reads ends the process with 0",
+  async () => {
+    await using pipe = new Pipe();
+    await using command = new ServerProcess(
+      ["-p0", "-v"],
+      redirected(`2>${pipe.path}`, MAIN),
+    );
+    const port = await command.ready();
+    await exchanges(port, 2000);
+    command.kill("SIGTERM");
+    assertEquals(await command.code(), 0);
+  },
+);
+
+withPipe("log: lines of two processes on one pipe do not mix", async () => {
+  const COUNT = 1000;
+  await using pipe = new Pipe();
+  const start = () =>
+    new ServerProcess(["-p0", "-v"], redirected(`2>${pipe.path}`, MAIN));
+  await using one = start();
+  await using two = start();
+  const ports = [await one.ready(), await two.ready()];
+  pipe.read();
+  await Promise.all(ports.map((port) => exchanges(port, COUNT)));
+  for (const line of await pipe.lines.waitFor(2 * COUNT)) {
+    assertMatch(line, /^\S+Z exchange( [a-z]+=[^ =]+){4}$/);
+  }
+});
+
+/** The command on a terminal of its own. Its output has `\r\n`. */
+class Terminal implements AsyncDisposable {
+  readonly #child: Deno.ChildProcess;
+  readonly #writer: WritableStreamDefaultWriter<Uint8Array>;
+  readonly #reader: ReadableStreamDefaultReader<string>;
+  text = "";
+
+  constructor(command: string) {
+    this.#child = new Deno.Command("script", {
+      args: ["-qec", command, "/dev/null"],
+      cwd: new URL("..", import.meta.url),
+      stdin: "piped",
+      stdout: "piped",
+      stderr: "null",
+      env: { NO_COLOR: "1" },
+    }).spawn();
+    this.#writer = this.#child.stdin.getWriter();
+    this.#reader = this.#child.stdout
+      .pipeThrough(new TextDecoderStream()).getReader();
+  }
+
+  /** Waits until the screen shows something. */
+  async shows(pattern: RegExp): Promise<RegExpMatchArray> {
+    for (let match;;) {
+      if ((match = this.text.match(pattern))) return match;
+      const { done, value } = await this.#reader.read();
+      assert(!done, `ended without ${pattern}: ${this.text}`);
+      this.text += value;
+    }
+  }
+
+  async type(text: string): Promise<void> {
+    await this.#writer.write(bytesOf(text));
+  }
+
+  async code(): Promise<number> {
+    return (await this.#child.status).code;
+  }
+
+  /** Closes the terminal. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    try {
+      this.#child.kill("SIGKILL");
+    } catch {
+      // It has ended.
+    }
+    await this.#child.status;
+    await this.#writer.close().catch(() => {});
+    await this.#reader.cancel();
+  }
+}
+
+const withTerminal = (name: string, fn: () => Promise<void>) =>
+  needs(["net", "run", "read"], ["script"], name, fn);
+
+withTerminal(
+  "signals: Ctrl-C under deno task start lets exchanges finish",
+  async () => {
+    await using terminal = new Terminal(
+      `'${Deno.execPath()}' task start -- -p 0`,
+    );
+    const [, port] = await terminal.shows(/listening on .*:(\d+)\r/);
+    const clients = await greeted(Number(port), 20);
+    await terminal.type("\x03");
+    await terminal.shows(
+      /shutdown signal=SIGINT clients=20 grace=10 \(Ctrl-C again quits at once\)\r/,
+    );
+    for (const conn of clients) {
+      assertEquals(await ask(conn, "hoge"), "hoge");
+      conn.close();
+    }
+    await terminal.shows(/summary echoed=20 .* error=0\r/);
+    assertEquals(await terminal.code(), 0);
+  },
+);
+
+withTerminal("log: a terminal that was closed harms no exchange", async () => {
+  // In a session of its own, so that it does not get SIGHUP.
+  const terminal = new Terminal(
+    `setsid '${Deno.execPath()}' run --allow-net main.ts -p0 -v & echo $!; wait`,
+  );
+  const [, pid] = await terminal.shows(/(\d+)\r/);
+  const [, port] = await terminal.shows(/listening on .*:(\d+)\r/);
+  try {
+    await terminal[Symbol.asyncDispose]();
+    await exchanges(Number(port), 200);
+  } finally {
+    Deno.kill(Number(pid), "SIGTERM");
+  }
+});
+
+withTerminal("log: Ctrl-S in the terminal stops no exchange", async () => {
+  await using terminal = new Terminal(
+    `exec '${Deno.execPath()}' run --allow-net main.ts -p0 -v`,
+  );
+  const [, port] = await terminal.shows(/listening on .*:(\d+)\r/);
+  await terminal.type("\x13");
+  await exchanges(Number(port), 1000);
+  await terminal.type("\x11");
+  await terminal.shows(/outcome=echoed/);
+  await terminal.type("\x03");
+  await terminal.shows(/summary echoed=1000 /);
+  assertEquals(await terminal.code(), 0);
+});

@@ -1,0 +1,213 @@
+import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
+import { parseOptions, UsageError } from "../main.ts";
+import { bytesOf, GREETING } from "./testing.ts";
+
+Deno.test("options: the defaults", () => {
+  assertEquals(parseOptions([]), {
+    port: 30000,
+    host: "0.0.0.0",
+    greeting: bytesOf(GREETING),
+    maxBytes: 1024,
+    timeout: 60_000,
+    maxConnections: Infinity,
+    mode: "concurrent",
+    grace: 10_000,
+    reusePort: false,
+    verbose: false,
+    json: false,
+    help: false,
+    version: false,
+  });
+});
+
+Deno.test("options: every way to write a value", () => {
+  const accepted: [string[], Record<string, unknown>][] = [
+    [["-p", "0"], { port: 0 }],
+    [["-p0"], { port: 0 }],
+    [["-p=7"], { port: 7 }],
+    [["--port", "65535"], { port: 65535 }],
+    [["--port=007"], { port: 7 }],
+    [["--host", "::1"], { host: "::1" }],
+    [["--host=localhost"], { host: "localhost" }],
+    [["--greeting", ""], { greeting: bytesOf("") }],
+    [["--greeting="], { greeting: bytesOf("") }],
+    [["--greeting", "-v"], { greeting: bytesOf("-v") }],
+    [["--greeting", "--port=1"], { greeting: bytesOf("--port=1") }],
+    [["--greeting", "a=b c\né"], { greeting: bytesOf("a=b c\né") }],
+    [
+      ["--greeting", String.raw`\r\n\t\0\\n\xfF\x00é`],
+      {
+        greeting: new Uint8Array(
+          [13, 10, 9, 0, 92, 110, 255, 0, 0xc3, 0xa9],
+        ),
+      },
+    ],
+    [["--max-bytes", "1"], { maxBytes: 1 }],
+    [["--max-bytes", "1073741824"], { maxBytes: 2 ** 30 }],
+    [["--timeout", "0"], { timeout: 0 }],
+    [["--timeout", "0.25"], { timeout: 250 }],
+    [["--timeout", "2147483"], { timeout: 2_147_483_000 }],
+    [["--max-connections", "1"], { maxConnections: 1 }],
+    [["--max-connections", "none"], { maxConnections: Infinity }],
+    [["--mode", "serial"], { mode: "serial" }],
+    [["--mode=events"], { mode: "events" }],
+    [["--grace", "0"], { grace: 0 }],
+    [["--reuse-port"], { reusePort: true }],
+    [["-v", "--json"], { verbose: true, json: true }],
+    [["-vp", "5"], { verbose: true, port: 5 }],
+    [["-v", "-v"], { verbose: true }],
+    [["-vp0"], { verbose: true, port: 0 }],
+    [["-vhp=7"], { verbose: true, help: true, port: 7 }],
+    [["-hV"], { help: true, version: true }],
+    [["--unix", "/run/echo.sock"], { unix: "/run/echo.sock" }],
+    [["--cert=a.pem", "--key", "b.pem"], { cert: "a.pem", key: "b.pem" }],
+    [["--"], {}],
+    [["--", "-p", "7"], { port: 7 }], // as people write it for npm
+  ];
+  const defaults = parseOptions([]);
+  for (const [args, changed] of accepted) {
+    assertEquals(parseOptions(args), { ...defaults, ...changed }, `${args}`);
+  }
+});
+
+Deno.test("options: every refusal names the option and the value", () => {
+  const refused: [string[], string][] = [];
+  for (
+    const value of [
+      ..."65536 -1 1e3 0x10 0b1 0o7 NaN Infinity 1.5 1. .5 1_000 +1 ١ 1n"
+        .split(" "),
+      "",
+      " 1",
+      "1 ",
+      "99999999999999999999999",
+    ]
+  ) {
+    const why = `--port: ${JSON.stringify(value)} is not a whole number`;
+    refused.push([["--port", value], why], [[`--port=${value}`], why]);
+  }
+  for (const value of "-1 1e3 NaN Infinity 1. .5 2147484 1,5".split(" ")) {
+    refused.push(
+      [["--timeout", value], `--timeout: "${value}" is not a number`],
+      [["--grace", value], `--grace: "${value}" is not a number`],
+    );
+  }
+  for (const value of ["0", "1.5", "1073741825", ""]) {
+    refused.push([["--max-bytes", value], `--max-bytes: "${value}" is not`]);
+  }
+  for (const value of ["0", "None", "1000000001", ""]) {
+    refused.push(
+      [["--max-connections", value], `--max-connections: "${value}" is not`],
+    );
+  }
+  refused.push(
+    [["--port"], "--port: needs a value"],
+    [["-v", "-p"], "--port: needs a value"],
+    [["--port", "1", "-p", "1"], "--port: is given more than once"],
+    [["--host", ""], '--host: "" is empty'],
+    [["--unix="], '--unix: "" is empty'],
+    [["--cert", "a"], "--cert: needs --key"],
+    [["--key", "a"], "--key: needs --cert"],
+    ...["--port=1", "--host=a", "--cert=a", "--key=a", "--reuse-port"].map((
+      other,
+    ): [string[], string] => [
+      ["--unix", "a", other],
+      `--unix: cannot be combined with ${other.split("=")[0]}`,
+    ]),
+    [["--help", "false"], 'unknown argument "false"'],
+    [["-v", "false"], 'unknown argument "false"'],
+    [["--json", "false"], 'unknown argument "false"'],
+    [["--verbose", "true"], 'unknown argument "true"'],
+    [["-pv"], '--port: "v" is not a whole number'],
+    [["-vx"], 'unknown option "-x"'],
+    [["--", "--", "-p7"], 'unknown option "-p7"'],
+    [["-p", "1", "--", "-v"], 'unknown option "-v"'],
+    [["--mode", "fast"], '--mode: "fast" is not one of'],
+    [["--mode", "Serial"], '--mode: "Serial" is not one of'],
+    [["--greeting", String.raw`\q`], String.raw`--greeting: "\\q" is not`],
+    [["--greeting", String.raw`\x4`], String.raw`--greeting: "\\x4" is not`],
+    [["--greeting", "\\"], String.raw`--greeting: "\\" is not`],
+    [["--verbose=yes"], "--verbose: takes no value"],
+    [["--json="], "--json: takes no value"],
+    [["-v=yes"], "--verbose: takes no value"],
+    [["--no-verbose"], 'unknown option "--no-verbose"'],
+    [["--no-port"], 'unknown option "--no-port"'],
+    [["--prot", "1"], 'unknown option "--prot"'],
+    [["-x"], 'unknown option "-x"'],
+    [["-"], 'unknown option "-"'],
+    [["--__proto__"], 'unknown option "--__proto__"'],
+    [["--constructor=1"], 'unknown option "--constructor=1"'],
+    [["--port.x=1"], 'unknown option "--port.x=1"'],
+    [["30000"], 'unknown argument "30000"'],
+    [[""], 'unknown argument ""'],
+    [["--", "a\u001b[31m\nb"], String.raw`unknown argument "a\u001b[31m\nb"`],
+  );
+  for (const [args, why] of refused) {
+    assertThrows(() => parseOptions(args), UsageError, why);
+  }
+});
+
+Deno.test("options: a greeting of a megabyte", () => {
+  const { greeting } = parseOptions(["--greeting", "x".repeat(1 << 20)]);
+  assertEquals(greeting.length, 1 << 20);
+});
+
+Deno.test("options: thousands of generated argument lists", () => {
+  // A generator of its own, so that a failure can be repeated.
+  let state = 1;
+  const random = (below: number) => {
+    state = (state * 48271) % 2147483647;
+    return state % below;
+  };
+  const pick = <T>(from: T[]) => from[random(from.length)];
+  const names = [
+    ..."port host unix cert key greeting max-bytes timeout max-connections mode grace"
+      .split(
+        " ",
+      ),
+    ..."reuse-port verbose json help version no-json x __proto__ p v h V".split(
+      " ",
+    ),
+    "",
+  ];
+  const values = [
+    ..."0 1 -1 65535 65536 1e3 0x10 1.5 NaN Infinity true false none serial"
+      .split(" "),
+    "",
+    " ",
+    "\\r",
+    "\\",
+    "\n",
+    "\u2028\u009b",
+    "é",
+    "=",
+    "--",
+    "-",
+    "9".repeat(400),
+  ];
+  const shapes = [
+    () => `--${pick(names)}`,
+    () => `-${pick(names)}`,
+    () => `--${pick(names)}=${pick(values)}`,
+    () => `-${pick(names)}${pick(values)}`,
+    () => pick(values),
+  ];
+  let accepted = 0, refused = 0;
+  for (let i = 0; i < 20_000; i++) {
+    const args = Array.from({ length: random(5) }, () => pick(shapes)());
+    try {
+      const options = parseOptions(args);
+      assert(Number.isInteger(options.port) && options.port <= 65535);
+      assert(options.timeout >= 0 && options.grace >= 0 && options.host);
+      assert(options.maxBytes >= 1 && options.maxConnections >= 1);
+      assert(["concurrent", "serial", "events"].includes(options.mode));
+      accepted++;
+    } catch (error) {
+      assert(error instanceof UsageError, `${JSON.stringify(args)}: ${error}`);
+      assertMatch((error as Error).message, /^(--[a-z-]+: |unknown ).+$/);
+      // deno-lint-ignore no-control-regex
+      assertEquals(/[\x00-\x1f\x7f-\x9f\u2028]/.test(`${error}`), false);
+      refused++;
+    }
+  }
+  assert(accepted > 500 && refused > 500, `${accepted}, ${refused}`);
+});
