@@ -203,7 +203,7 @@ async function main(): Promise<void> {
   announce(listener.addr, options);
   await server.finished;
   if (signaled()) log.event("summary", counts);
-  else log.line(`echo-server: cannot accept: ${oneLine(acceptError)}`);
+  else log.line(`echo-server: cannot accept any more: ${oneLine(acceptError)}`);
   await log.flush(1000);
   Deno.exit(signaled() ? 0 : 1);
 }

@@ -1,0 +1,298 @@
+/** What the command can listen on, and with which permissions. */
+
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import { runMain, ServerProcess } from "./server_process.ts";
+import {
+  ask,
+  connect,
+  connectMany,
+  exchange,
+  GREETING,
+  needs,
+  readAll,
+  readExactly,
+  textOf,
+  withCommand,
+} from "./testing.ts";
+
+/** A folder with a key, a certificate, and what is neither. */
+async function pemFiles() {
+  const dir = await Deno.makeTempDir();
+  const [cert, key, other, junk] = ["cert", "key", "other", "junk"]
+    .map((name) => `${dir}/${name}.pem`);
+  for (const out of [key, other]) {
+    await new Deno.Command("openssl", {
+      args: [
+        ..."req -x509 -nodes -newkey ec -pkeyopt ec_paramgen_curve:P-256"
+          .split(" "),
+        ..."-subj /CN=localhost -addext subjectAltName=DNS:localhost".split(
+          " ",
+        ),
+        ..."-addext basicConstraints=CA:FALSE -keyout".split(" "),
+        ...[out, "-out", out === key ? cert : `${dir}/other_cert.pem`],
+      ],
+      stderr: "null",
+    }).output();
+  }
+  await Deno.writeTextFile(junk, "no PEM");
+  return {
+    ...{ dir, cert, key, other, junk },
+    [Symbol.asyncDispose]: () => Deno.remove(dir, { recursive: true }),
+  };
+}
+
+const withTls = (name: string, fn: () => Promise<void>) =>
+  needs(["net", "run", "read", "write"], ["openssl"], `TLS: ${name}`, fn);
+const withUnix = (name: string, fn: () => Promise<void>) =>
+  needs(["net", "run", "read", "write"], [], `Unix socket: ${name}`, fn);
+
+withTls(
+  "the exchange, with permission for its port and its two files",
+  async () => {
+    await using files = await pemFiles();
+    const { cert, key } = files;
+    await using command = new ServerProcess(
+      ["-p0", "--host=127.0.0.1", "--cert", cert, "--key", key, "-v"],
+      runMain("--allow-net=127.0.0.1:0", `--allow-read=${cert},${key}`),
+    );
+    const port = await command.ready();
+    assertEquals(command.stdout.all, [
+      `wait... listening on 127.0.0.1:${port} (TLS)`,
+    ]);
+    const caCerts = [await Deno.readTextFile(cert)];
+    using conn = await Deno.startTls(await connect(port), {
+      hostname: "localhost",
+      caCerts,
+    });
+    assertEquals(await ask(conn, "hoge"), `${GREETING}hoge`);
+    assertMatch(
+      await command.event("exchange"),
+      /remote=127.0.0.1:\d+ outcome=echoed bytes=4 /,
+    );
+    command.kill("SIGTERM");
+    assertEquals(await command.code(), 0);
+  },
+);
+
+withTls("a file that is no good is one line that names it", async () => {
+  await using files = await pemFiles();
+  const { dir, cert, key, other, junk } = files;
+  const none = `${dir}/none.pem`;
+  const cases: [string, string, string, string?][] = [
+    [none, key, `cannot read ${none}: no such file or directory`],
+    [cert, none, `cannot read ${none}: no such file or directory`],
+    [dir, key, `cannot read ${dir}: is a directory`],
+    [junk, key, `${junk} is no certificate in PEM format`],
+    [cert, junk, `${junk} is no private key in PEM format`],
+    [cert, other, `${other} is not the key of ${cert}`],
+    [
+      cert,
+      key,
+      `cannot read ${key}: run it with --allow-read=${key}`,
+      `--allow-read=${cert}`,
+    ],
+  ];
+  for (const [cert, key, line, permission = "--allow-read"] of cases) {
+    await using command = new ServerProcess(
+      ["-p0", "--cert", cert, "--key", key],
+      runMain("--no-prompt", "--allow-net", permission),
+    );
+    assertEquals(await command.code(), 1);
+    assertEquals(command.stderr.all, [`echo-server: ${line}`]);
+  }
+});
+
+withTls(
+  "clients without a handshake do not block other clients",
+  async () => {
+    await using files = await pemFiles();
+    const { cert, key } = files;
+    await using command = new ServerProcess(
+      ["-p0", "--cert", cert, "--key", key, "-v"],
+      runMain("--allow-net", "--allow-read"),
+    );
+    const port = await command.ready();
+    const silent = await connectMany(port, 200);
+    const caCerts = [await Deno.readTextFile(cert)];
+    using conn = await Deno.startTls(await connect(port), {
+      hostname: "localhost",
+      caCerts,
+    });
+    assertEquals(await ask(conn, "hoge"), `${GREETING}hoge`);
+    await command.event("outcome=echoed");
+    assertEquals(command.stderr.all.length, 1);
+    silent.forEach((conn) => conn.close());
+  },
+);
+
+withUnix("the exchange, and no file is left", async () => {
+  const dir = await Deno.makeTempDir();
+  const path = `${dir}/echo.sock`;
+  await using command = new ServerProcess(
+    ["--unix", path, "-v"],
+    runMain(
+      `--allow-net=unix:${path}`,
+      `--allow-read=${path}`,
+      `--allow-write=${path}`,
+    ),
+  );
+  await command.ready();
+  assertEquals(command.stdout.all, [`wait... listening on ${path}`]);
+  {
+    using conn = await Deno.connect({ transport: "unix", path });
+    assertEquals(await ask(conn, "hoge"), `${GREETING}hoge`);
+  }
+  assertMatch(
+    await command.event("exchange"),
+    / remote=unix outcome=echoed bytes=4 /,
+  );
+  command.kill("SIGTERM");
+  assertEquals(await command.code(), 0);
+  assertEquals([...Deno.readDirSync(dir)], []);
+  await Deno.remove(dir);
+});
+
+withUnix("no file is left when a later signal ends it at once", async () => {
+  const dir = await Deno.makeTempDir();
+  const path = `${dir}/echo.sock`;
+  await using command = new ServerProcess(
+    ["--unix", path, "--mode=serial", "--timeout=0"],
+    runMain("--allow-all"),
+  );
+  await command.ready();
+  using idle = await Deno.connect({ transport: "unix", path });
+  await readExactly(idle, GREETING.length);
+  while (!command.ended) { // for a second it is the same request
+    command.kill("SIGTERM");
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+  assertEquals(await command.code(), 143);
+  assertEquals([...Deno.readDirSync(dir)], []);
+  await Deno.remove(dir);
+});
+
+withUnix("what is refused is one line that names the path", async () => {
+  const dir = await Deno.makeTempDir();
+  const taken = `${dir}/taken`;
+  await Deno.writeTextFile(taken, "");
+  const cases: [string, string, string[]?][] = [
+    [taken, "the path exists"],
+    [`${dir}/none/a`, "no such file or directory"],
+    [
+      `${dir}/a`,
+      `run it with --allow-write=${dir}/a`,
+      ["--allow-net", "--allow-read"],
+    ],
+  ];
+  for (const [path, why, permissions = ["--allow-all"]] of cases) {
+    await using command = new ServerProcess(
+      ["--unix", path],
+      runMain("--no-prompt", ...permissions),
+    );
+    assertEquals(await command.code(), 1);
+    const line = `echo-server: cannot listen on ${path}: ${why}`;
+    assertEquals(command.stderr.all, [line]);
+  }
+  assertEquals(await Deno.readTextFile(taken), ""); // it was left alone
+  await Deno.remove(dir, { recursive: true });
+});
+
+withCommand(
+  "out of descriptors when the grace ends: the queue gets a clean EOF",
+  async () => {
+    await using command = new ServerProcess(
+      ["-p0", "--grace=0.3"],
+      ["sh", "-c", 'ulimit -n 64; exec "$@"', "sh", ...runMain("--allow-net")],
+    );
+    const port = await command.ready();
+    const silent = await connectMany(port, 50);
+    await command.event("accept-error");
+    const queued = await connectMany(port, 100);
+    await Promise.all(
+      queued.map((conn) => conn.write(new TextEncoder().encode("hoge"))),
+    );
+    command.kill("SIGTERM");
+    for (const conn of queued) {
+      assertEquals(textOf(await readAll(conn)), ""); // a reset would reject
+      conn.close();
+    }
+    silent.forEach((conn) => conn.close());
+    assertEquals(await command.code(), 0);
+  },
+);
+
+withCommand(
+  "stopped for longer than the timeout: data that had arrived is echoed",
+  async () => {
+    await using command = new ServerProcess(["-p0", "--timeout=0.5"]);
+    const port = await command.ready();
+    const clients = await connectMany(port, 50);
+    await Promise.all(
+      clients.map((conn) => readExactly(conn, GREETING.length)),
+    );
+    const stopped = performance.now();
+    command.kill("SIGSTOP");
+    await Promise.all(
+      clients.map((conn) => conn.write(new TextEncoder().encode("hoge"))),
+    );
+    while (performance.now() < stopped + 600) {
+      await new Promise((resolve) => setTimeout(resolve, 100));
+    }
+    command.kill("SIGCONT");
+    for (const conn of clients) {
+      assertEquals(textOf(await readAll(conn)), "hoge");
+      conn.close();
+    }
+  },
+);
+
+/** Kills a listening socket. Needs root, and a kernel that can. */
+async function killSocket(port: number): Promise<boolean> {
+  const { stdout } = await new Deno.Command("ss", {
+    args: ["-H", "-K", "-ltn", `sport = :${port}`],
+    stderr: "null",
+  }).output();
+  return textOf(stdout).includes(`:${port}`);
+}
+
+needs(
+  ["net", "run", "read"],
+  ["ss"],
+  "a listener that has died ends the command with 1 (if ss may kill sockets)",
+  async () => {
+    await using command = new ServerProcess(["-p0"]);
+    const port = await command.ready();
+    using client = await connect(port);
+    await readExactly(client, GREETING.length);
+    if (!await killSocket(port)) {
+      console.log("ignored: ss -K needs root and a kernel that allows it");
+      return;
+    }
+    assertEquals(await ask(client, "hoge"), "hoge");
+    assertEquals(await command.code(), 1);
+    assertEquals(
+      command.stderr.all.at(-1),
+      "echo-server: cannot accept any more: Invalid argument (os error 22)",
+    );
+  },
+);
+
+needs(
+  ["net", "run", "read"],
+  ["ss"],
+  "--timeout 0 turns TCP keep-alive on, as ss shows",
+  async () => {
+    for (const [timeout, expected] of [["0", true], ["60", false]] as const) {
+      await using command = new ServerProcess(["-p0", "--timeout", timeout]);
+      const port = await command.ready();
+      using client = await connect(port);
+      await readExactly(client, GREETING.length);
+      const { stdout } = await new Deno.Command("ss", {
+        args: ["-Htno", `sport = :${port}`],
+      }).output();
+      assertEquals(textOf(stdout).includes("timer:(keepalive"), expected);
+      assertEquals(await exchange(port, "hoge"), `${GREETING}hoge`);
+      assert(textOf(stdout).includes("ESTAB"));
+    }
+  },
+);
