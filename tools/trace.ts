@@ -1,142 +1,124 @@
 /**
- * Starts the service under strace, makes one exchange with it, and prints the
- * system calls of both in order, each with what it is for. Linux only.
+ * Shows what the kernel sees of a server: its system calls, beside the steps of
+ * two clients. Linux only.
  *
  * ```sh
- * deno task trace
+ * deno task trace --mode serial
  * ```
  *
  * @module
  */
 
-import { runMain, ServerProcess } from "./server_process.ts";
-import {
-  bytesOf,
-  connect,
-  exists,
-  GREETING,
-  readAll,
-  readExactly,
-} from "./testing.ts";
+import { parseArgs } from "@std/cli/parse-args";
+import { firstLine } from "./strace.ts";
+import { format, type Row } from "./timeline.ts";
+import { traceTwoClients } from "./two_clients.ts";
 
-/** A system call as strace showed it, and what it is for. */
-export interface Call {
-  /** The call with its arguments and its result, shortened. */
-  text: string;
-  /** What it is for. */
-  why: string;
+const HELP =
+  `Shows a server's system calls beside the steps of a slow and a quick client.
+
+Usage: deno task trace [options]
+
+      --mode MODE  trace this service: concurrent, serial or events (concurrent)
+      --go FILE    trace a server written in Go that prints "wait...";
+                   the diary's, in tools/diary, listen on port 30000
+  -h, --help       print this and exit`;
+
+const MODES = ["concurrent", "serial", "events"];
+
+/** Traces this service in one of its modes. */
+export function traceMode(mode: string): Promise<Row[]> {
+  const main = [Deno.execPath(), "run", "--allow-net", "main.ts"];
+  return traceTwoClients([...main, "--port", "0", "--mode", mode]);
 }
 
-/** What the calls are for, by how they begin. The first that fits counts. */
-const WHY: [RegExp, string][] = [
-  [/^socket/, "a socket"],
-  [/^setsockopt/, "so that a restart need not wait for TIME_WAIT"],
-  [/^bind/, "its address and port"],
-  [/^listen/, "from now on clients can connect: the kernel queues them"],
-  [/^accept4.*EAGAIN/, "nobody else waits in the queue"],
-  [/^accept4/, "takes a connection from the queue"],
-  [/^epoll_ctl.*ADD/, "tell me whenever it can be read or written"],
-  [/^epoll_ctl.*DEL/, "no more"],
-  [/^getsockname/, "its own address, for addr and localAddr"],
-  [/^getpeername/, "the client's address, for remoteAddr"],
-  [/^epoll_wait.*events=EPOLLOUT/, "waits: it can be written"],
-  [/^epoll_wait.*events=EPOLLIN/, "waits: there is something to read"],
-  [/^sendto.*Hello/, "1. the greeting"],
-  [/^recvfrom/, "2. one read"],
-  [/^sendto/, "3. the echo"],
-  [/^shutdown/, "4. the close: nothing more will be sent,"],
-  [/^close/, "and the descriptor is free again"],
-];
-
-const TRACED = "socket,setsockopt,bind,listen,accept4,epoll_ctl,epoll_wait," +
-  "getsockname,getpeername,sendto,recvfrom,shutdown,close";
-
-/**
- * Starts the service under strace and makes one exchange with it.
- *
- * @returns The calls until it listens, and those of the exchange.
- */
-export async function trace(): Promise<{ start: Call[]; exchange: Call[] }> {
-  const file = await Deno.makeTempFile();
+/** Builds a server written in Go, and traces it. */
+export async function traceGo(file: string): Promise<Row[]> {
+  const dir = await Deno.makeTempDir();
   try {
-    // With -D the service, and not strace, is the child that gets our signal.
-    await using command = new ServerProcess(
-      ["--port", "0"],
-      ["strace", "-D", "-o", file, "-e", `trace=${TRACED}`].concat(
-        runMain("--allow-net"),
-      ),
-    );
-    const port = await command.ready();
-    using conn = await connect(port);
-    await readExactly(conn, GREETING.length);
-    await conn.write(bytesOf("hoge\r\n"));
-    await readAll(conn);
-    command.kill("SIGTERM");
-    await command.code();
-    let text: string;
-    do text = await Deno.readTextFile(file); while (!/^\+\+\+/m.test(text));
-    return select(text.split("\n"));
+    const { success, stderr } = await new Deno.Command("go", {
+      args: ["build", "-o", `${dir}/server`, file],
+    }).output();
+    const errors = new TextDecoder().decode(stderr).replace(/^#.*\n/, "");
+    if (!success) throw new Error(firstLine(errors));
+    return await traceTwoClients([`${dir}/server`]);
   } finally {
-    await Deno.remove(file);
+    await Deno.remove(dir, { recursive: true });
   }
 }
 
-/** Picks the calls about the listening socket and the one connection. */
-function select(lines: string[]): { start: Call[]; exchange: Call[] } {
-  const from = lines.findIndex((line) => line.startsWith("socket("));
-  const listener = lines[from].match(/= (\d+)$/)?.[1];
-  const accept = lines.findIndex((line) =>
-    line.startsWith("accept4(") && !line.includes("EAGAIN")
-  );
-  const conn = lines[accept].match(/= (\d+)$/)?.[1];
-  const about = (descriptor?: string) =>
-    new RegExp(`^\\w+\\((\\d+, EPOLL_CTL_\\w+, )?${descriptor}[,)]`);
-
-  const start = lines.slice(from + 1, accept)
-    .filter((line) => about(listener).test(line));
-  const close = lines.findIndex((line, i) =>
-    i > accept && line.startsWith(`close(${conn})`)
-  );
-  const exchange = lines.slice(accept, close + 1).filter((line, i, all) =>
-    about(conn).test(line) || line.startsWith("accept4(") ||
-    // A wait that ended for another reason says nothing about the exchange.
-    (line.startsWith("epoll_wait(") && !/^epoll_wait/.test(all[i + 1]))
-  );
-  return {
-    start: [lines[from], ...start].map(explain),
-    exchange: exchange.map(explain),
-  };
+interface Options {
+  mode?: string;
+  go?: string;
+  help: boolean;
 }
 
-function explain(line: string): Call {
-  const text = line
-    .replace(/, data=\{[^}]*\}/g, "")
-    .replace(
-      /\{sa_family=AF_INET, sin_port=htons\((\d+)\), sin_addr=inet_addr\("([\d.]+)"\)\}/,
-      "$2:$1",
-    )
-    .replace(/\[128( => 16)?\]/, "[…]")
-    .replace(/, 1024, \d+\)/, ", …)")
-    .replace(/ \(Resource temporarily unavailable\)/, "")
-    .replace(/ +=/, " =");
-  return { text, why: WHY.find(([begin]) => begin.test(line))?.[1] ?? "" };
+class UsageError extends Error {}
+
+function parseOptions(args: string[]): Options {
+  const options = parseArgs(args, {
+    string: ["mode", "go"],
+    boolean: ["help"],
+    alias: { h: "help" },
+    unknown(arg: string) {
+      const what = arg.startsWith("-") ? "option" : "argument";
+      throw new UsageError(`unknown ${what} ${JSON.stringify(arg)}`);
+    },
+  });
+  const { mode, go } = options;
+  if (mode !== undefined && !MODES.includes(mode)) {
+    const given = JSON.stringify(mode);
+    throw new UsageError(`--mode: ${given} is not one of ${MODES.join(", ")}`);
+  }
+  if (go === "") throw new UsageError("--go: needs a file");
+  if (go !== undefined && mode !== undefined) {
+    throw new UsageError("--mode: a program in Go has no modes");
+  }
+  return options;
 }
 
-function print(title: string, calls: Call[]): void {
-  console.log(title);
-  for (const { text, why } of calls) console.log(`${text}\n    ${why}`);
+/** Checks that a program is installed. */
+async function need(program: string, debian: string): Promise<void> {
+  try {
+    await new Deno.Command(program, { args: ["--version"] }).output();
+  } catch {
+    throw new Error(`${program} is missing: apt-get install ${debian}`);
+  }
 }
 
-if (import.meta.main) {
+async function trace({ mode = "concurrent", go }: Options): Promise<Row[]> {
   if (Deno.build.os !== "linux") {
-    console.error("trace: strace runs on Linux, this is " + Deno.build.os);
-    Deno.exit(1);
+    throw new Error(`strace runs on Linux, this is ${Deno.build.os}`);
   }
-  if (!exists("strace")) {
-    console.error("trace: strace is missing: apt-get install strace");
-    Deno.exit(1);
+  await need("strace", "strace");
+  if (go === undefined) return await traceMode(mode);
+  await need("go", "golang-go");
+  try {
+    if (!await isFile(go)) throw new Error("no such file");
+    if (!go.endsWith(".go")) throw new Error("not a .go file");
+    return await traceGo(go);
+  } catch (error) {
+    throw new Error(`${go}: ${(error as Error).message}`);
   }
-  const { start, exchange } = await trace();
-  print("Start:", start);
-  print("\nOne exchange:", exchange);
 }
+
+const isFile = (path: string) =>
+  Deno.stat(path).then((info) => info.isFile, () => false);
+
+/** Prints one line on stderr and ends the process. */
+function die(code: number, error: unknown): never {
+  const text = error instanceof Error ? error.message : String(error);
+  console.error(`trace: ${text}`);
+  Deno.exit(code);
+}
+
+async function main(): Promise<void> {
+  try {
+    const options = parseOptions(Deno.args);
+    console.log(options.help ? HELP : format(await trace(options)));
+  } catch (error) {
+    die(error instanceof UsageError ? 2 : 1, error);
+  }
+}
+
+if (import.meta.main) await main();

@@ -1,30 +1,115 @@
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { needs } from "./testing.ts";
-import { trace } from "./trace.ts";
+import { format } from "./timeline.ts";
+import { traceGo } from "./trace.ts";
 
-/** A call without what differs from run to run: its name, and how it ended. */
-function shape(call: string): string {
-  const name = call.match(/^\w+/)?.[0];
-  const detail = call.match(/EAGAIN|EPOLL_CTL_\w+|SHUT_WR|SO_REUSEADDR/)?.[0];
-  return detail === undefined ? `${name}` : `${name} ${detail}`;
+const PERMISSIONS = ["net", "run", "read", "write"] as const;
+const root = new URL("..", import.meta.url);
+
+/** Who does what in a timeline, in order, without what varies between runs. */
+function shapeOf(timeline: string): Record<string, string[]> {
+  const [header, ...lines] = timeline.trimEnd().split("\n");
+  const starts = ["client 1", "client 2", "service", "what for"]
+    .map((title) => header.indexOf(title));
+  const shape: Record<string, string[]> = {};
+  for (const line of lines) {
+    const [client1, client2, service, why] = starts
+      .map((start, i) => line.slice(start, starts[i + 1]).trim());
+    // When the service wakes up, and for how many events, varies.
+    if (/^(epoll_p?wait|EPOLL)/.test(service)) continue;
+    const who = client1
+      ? "client 1"
+      : client2
+      ? "client 2"
+      : `service, ${why.match(/^client \d/)?.[0] ?? "listener"}`;
+    const what = [client1, client2, service, why].join(" ").trim()
+      .replace(/\d+/g, "N");
+    const all = shape[who] ??= [];
+    if (all.at(-1) !== what) all.push(what); // EAGAIN can come again
+  }
+  return shape;
+}
+
+/** Whether client 2 was greeted while client 1 was still connected. */
+function isServedAtOnce(timeline: string): boolean {
+  const greeting = timeline.indexOf("client 2: the greeting");
+  const close = timeline.indexOf("client 1: closed");
+  assert(greeting > 0 && close > 0, timeline);
+  return greeting < close;
+}
+
+/** Traces one of the diary's programs on a free port. */
+async function traceDiary(name: string): Promise<string> {
+  const dir = await Deno.makeTempDir();
+  try {
+    const source = await Deno.readTextFile(
+      new URL(`tools/diary/${name}.go`, root),
+    );
+    const file = `${dir}/${name}.go`;
+    await Deno.writeTextFile(file, source.replace(":30000", ":0"));
+    return format(await traceGo(file));
+  } finally {
+    await Deno.remove(dir, { recursive: true });
+  }
 }
 
 needs(
-  ["net", "run", "read", "write"],
-  ["strace"],
-  "trace: the README shows the calls that the kernel saw",
+  [...PERMISSIONS],
+  ["strace", "go"],
+  "trace: shows what the kernel sees of the diary's programs in Go",
   async () => {
-    const readme = await Deno.readTextFile(
-      new URL("../README.md", import.meta.url),
-    );
-    const shown = readme.match(/\$ deno task trace\n([^]*?)```/)?.[1] ?? "";
-    const calls = shown.split("\n").filter((line) => /^\w+\(/.test(line));
-    assert(calls.length > 0, "the README shows no trace");
+    for (const name of ["serial", "concurrent", "events"]) {
+      const seen = await traceDiary(name);
+      assertEquals(isServedAtOnce(seen), name !== "serial");
+      // The diary's last program echoes its whole buffer.
+      const echo = (text: string) =>
+        name === "events" ? "gets N bytes" : `gets "${text}"`;
+      const greeting = 'gets "Hello World!"';
+      const shape = shapeOf(seen);
+      const connect = ["connects", "is connected"];
+      assertEquals(
+        shape["client 1"],
+        [...connect, greeting, 'sends "hoge"', echo("hoge"), "gets EOF"],
+      );
+      assertEquals(
+        shape["client 2"].filter((step) => !step.startsWith("waits")),
+        [...connect, 'sends "fuga"', greeting, echo("fuga"), "gets EOF"],
+      );
+      assertEquals(
+        shape["service, client 2"].at(-1),
+        "close(N) = N client N: closed",
+      );
+    }
+  },
+);
 
-    const { start, exchange } = await trace();
-    assertEquals(
-      [...start, ...exchange].map(({ text }) => shape(text)),
-      calls.map(shape),
-    );
+needs(
+  ["run", "read"],
+  ["strace", "go"],
+  "trace: what it cannot do is one line on stderr",
+  async () => {
+    for (
+      const [code, line, ...args] of [
+        [2, 'unknown option "--mod=serial"', "--mod=serial"],
+        [2, 'unknown argument "serial"', "serial"],
+        [2, '--mode: "x" is not one of', "--mode", "x"],
+        [2, "--mode: a program in Go", "--mode", "serial", "--go", "x.go"],
+        [2, "--go: needs a file", "--go"],
+        [1, "none.go: no such file", "--go", "none.go"],
+        [1, "README.md: not a .go file", "--go", "README.md"],
+      ] as const
+    ) {
+      const run = ["run", "--allow-run", "--allow-read", "tools/trace.ts"];
+      const output = await new Deno.Command(Deno.execPath(), {
+        args: [...run, ...args],
+        cwd: root,
+      }).output();
+      const [stdout, stderr] = [output.stdout, output.stderr]
+        .map((bytes) => new TextDecoder().decode(bytes));
+      assertEquals(output.code, code);
+      assertEquals(stdout, "");
+      assertStringIncludes(stderr, `trace: ${line}`);
+      assertEquals(stderr.split("\n").length, 2);
+    }
   },
 );

@@ -1,0 +1,203 @@
+/**
+ * Runs a server under strace, and reads the system calls that strace saw.
+ *
+ * @module
+ */
+
+/** A system call that has returned. */
+export interface Call {
+  /** When it took effect, in milliseconds since 1970. */
+  time: number;
+  name: string;
+  args: string;
+  /** The number that it returned, with the name of the error if it failed. */
+  result: string;
+}
+
+/** The time on strace's clock, in milliseconds since 1970. */
+export const now = () => performance.timeOrigin + performance.now();
+
+const GIVE_UP = 60_000;
+
+/** The calls to look at. Not every processor has those with a question mark. */
+const TRACED = [
+  ..."execve ?epoll_create1 socket setsockopt bind listen".split(" "),
+  ..."accept4 epoll_ctl ?epoll_wait epoll_pwait getsockname".split(" "),
+  ..."getpeername sendto recvfrom read write shutdown close".split(" "),
+];
+
+/** Shows whether each thread sleeps, and how often it has run. */
+const THREADS = 'grep -hE "^State|ctxt" /proc/$0/task/*/status';
+const INSPECT = `${THREADS}; echo --; cat /proc/net/tcp*; echo --; ${THREADS}`;
+
+/** A server that runs under strace. */
+export class TracedServer implements AsyncDisposable {
+  /** Port that the server listens on, once it is ready. */
+  port = 0;
+  readonly #log: string;
+  readonly #child: Deno.ChildProcess;
+  readonly #waits = Promise.withResolvers<void>();
+  readonly #output: Promise<string[]>;
+  readonly #timer: ReturnType<typeof setTimeout>;
+  #ended = false;
+  #gaveUp = false;
+
+  /** Starts a server; `log` is a file that strace may write to. */
+  constructor(program: string[], log: string) {
+    this.#log = log;
+    this.#child = new Deno.Command("strace", {
+      // All threads; the time of day, and how long each call took.
+      args: [..."-f -ttt -T -e signal=none".split(" "), "-o", log]
+        .concat("-e", `trace=${TRACED}`, "--", ...program),
+      cwd: new URL("..", import.meta.url),
+      stdin: "null",
+      stdout: "piped",
+      stderr: "piped",
+    }).spawn();
+    this.#output = Promise.all([
+      this.#read(this.#child.stdout),
+      this.#read(this.#child.stderr),
+    ]);
+    this.#child.status.then(() => this.#ended = true);
+    this.#timer = setTimeout(() => {
+      this.#gaveUp = true;
+      this.#kill("SIGKILL");
+    }, GIVE_UP);
+  }
+
+  async #read(stream: ReadableStream<Uint8Array>): Promise<string> {
+    let text = "";
+    for await (const part of stream.pipeThrough(new TextDecoderStream())) {
+      text += part;
+      if (/^wait\.\.\./m.test(text)) this.#waits.resolve();
+    }
+    return text;
+  }
+
+  /** Waits until the server listens and prints `wait...`. */
+  async ready(): Promise<void> {
+    await Promise.race([this.#waits.promise, this.#child.status]);
+    if (this.#ended) throw new Error(await this.#whyItEnded());
+    const calls = this.#calls();
+    const listen = calls.findIndex(({ name }) => name === "listen");
+    const name = calls.slice(listen).find(({ name }) => name === "getsockname");
+    if (listen < 0 || !name) throw new Error("it does not listen on a port");
+    this.port = portIn(name)!;
+  }
+
+  async #whyItEnded(): Promise<string> {
+    const inUse = this.#calls().find(({ name, result }) =>
+      name === "bind" && result === "-1 EADDRINUSE"
+    );
+    if (inUse) return `port ${portIn(inUse)} is in use`;
+    const [, errors] = await this.#output;
+    return `it ended before it was ready: ${firstLine(errors)}`;
+  }
+
+  /**
+   * Asks the kernel how many connections wait in the listener's queue, and
+   * whether the whole server sleeps meanwhile.
+   */
+  async inspect(): Promise<{ queue: number; asleep: boolean }> {
+    // Deno may not read /proc without all permissions.
+    const { stdout } = await new Deno.Command("sh", {
+      args: ["-c", INSPECT, `${this.#pid}`],
+      stderr: "null",
+    }).output();
+    const [before, sockets, after] = new TextDecoder().decode(stdout)
+      .split("--\n");
+    const port = this.port.toString(16).toUpperCase().padStart(4, "0");
+    const listener = new RegExp(`:${port} 0+:0000 0A \\w+:(\\w+)`);
+    return {
+      queue: parseInt(sockets.match(listener)?.[1] ?? "0", 16),
+      // No thread has run in between.
+      asleep: before === after && !/^State:\s+[^S]/m.test(after),
+    };
+  }
+
+  /** Lets the server finish what it does, ends it, and returns its calls. */
+  async stop(): Promise<Call[]> {
+    while (!(await this.inspect()).asleep);
+    const end = now();
+    this.#kill("SIGTERM");
+    await this.#child.status;
+    return this.#calls().filter(({ time }) => time < end);
+  }
+
+  /** Replaces an error that the time limit caused. */
+  explain(error: unknown): unknown {
+    if (!this.#gaveUp) return error;
+    return new Error(`gave up after ${GIVE_UP / 1000} seconds`);
+  }
+
+  #calls(): Call[] {
+    return parseLog(Deno.readTextFileSync(this.#log));
+  }
+
+  /** The server's process, a child of strace's; NaN if there is none yet. */
+  get #pid(): number {
+    return parseInt(Deno.readTextFileSync(this.#log));
+  }
+
+  #kill(signal: Deno.Signal): void {
+    const pid = this.#pid;
+    if (this.#ended) return;
+    if (Number.isNaN(pid)) return this.#child.kill("SIGKILL");
+    try {
+      Deno.kill(pid, signal);
+    } catch {
+      // It has ended by itself.
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    clearTimeout(this.#timer);
+    this.#kill("SIGKILL");
+    await this.#output;
+    await this.#child.status;
+  }
+}
+
+/** The first line of a text that is not empty. */
+export function firstLine(text: string): string {
+  return text.trim().split("\n")[0];
+}
+
+/** The port of the address that a call names. */
+export function portIn({ args }: Call): number | undefined {
+  const port = args.match(/sin6?_port=htons\((\d+)\)/)?.[1];
+  return port === undefined ? undefined : Number(port);
+}
+
+/** Reads a log of `strace -f -ttt -T`, and sorts it by time. */
+export function parseLog(log: string): Call[] {
+  const calls: Call[] = [];
+  const unfinished = new Map<string, { began: number; text: string }>();
+  for (const line of log.split("\n")) {
+    const [, thread, seconds, text] = line.match(/^(\d+) +([\d.]+) (.*)/) ?? [];
+    if (text === undefined) continue;
+    const time = 1000 * Number(seconds);
+    const [, start] = text.match(/^(.*) <unfinished \.\.\.>$/) ?? [];
+    const [, end] = text.match(/^<\.\.\. \w+ resumed>(.*)/) ?? [];
+    if (start !== undefined) {
+      unfinished.set(thread, { began: time, text: start });
+    } else if (end !== undefined) {
+      const { began, text } = unfinished.get(thread)!;
+      calls.push(...parseCall(text + end, began, time));
+    } else {
+      calls.push(...parseCall(text, time));
+    }
+  }
+  return calls.sort((a, b) => a.time - b.time);
+}
+
+/** Reads one call, if the text is one that has returned. */
+function parseCall(text: string, began: number, returned?: number): Call[] {
+  const [, name, args, result, seconds] =
+    text.match(/^(\w+)\((.*)\) += (\S+(?: E[A-Z]+)?).* <([\d.]+)>$/) ?? [];
+  if (seconds === undefined) return [];
+  returned ??= began + 1000 * Number(seconds);
+  // A call that gets or creates something takes effect when it returns.
+  const gets = /wait|^accept|^read|^recv|^socket|create/.test(name);
+  return [{ time: gets ? returned : began, name, args, result }];
+}
