@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { needs } from "./testing.ts";
 import { format } from "./timeline.ts";
-import { traceGo } from "./trace.ts";
+import { traceGo, traceMode } from "./trace.ts";
 
 const PERMISSIONS = ["net", "run", "read", "write"] as const;
 const root = new URL("..", import.meta.url);
@@ -36,6 +36,28 @@ function isServedAtOnce(timeline: string): boolean {
   const close = timeline.indexOf("client 1: closed");
   assert(greeting > 0 && close > 0, timeline);
   return greeting < close;
+}
+
+for (const mode of ["serial", "concurrent", "events"]) {
+  needs(
+    [...PERMISSIONS],
+    ["strace"],
+    `trace: docs/kernel.md shows what the kernel sees of --mode ${mode}`,
+    async () => {
+      const docs = await Deno.readTextFile(
+        new URL("docs/kernel.md", root),
+      );
+      const command = `$ deno task trace --mode ${mode}\n`;
+      const [, shown] = docs.match(RegExp(`\\${command}([^]*?)\`\`\``)) ?? [];
+      assert(shown, `docs/kernel.md does not show ${command}`);
+
+      const seen = format(await traceMode(mode));
+      assertEquals(shapeOf(seen), shapeOf(shown));
+      assertEquals(isServedAtOnce(seen), mode !== "serial");
+      assertEquals(isServedAtOnce(shown), mode !== "serial");
+      assertEquals(seen.includes("waits in the queue"), mode === "serial");
+    },
+  );
 }
 
 /** Traces one of the diary's programs on a free port. */
