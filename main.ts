@@ -319,7 +319,10 @@ function describeListenError(error: unknown, inUse: string): string {
 function describeError(error: unknown): string {
   const text = oneLine(error);
   const missing = text.match(/^Requires (\w+) access to "(.*)", run again/);
-  if (missing) return `run it with --allow-${missing[1]}=${missing[2]}`;
+  if (missing) {
+    const how = Deno.build.standalone ? "compile" : "run";
+    return `${how} it with --allow-${missing[1]}=${missing[2]}`;
+  }
   return text.replace(/ \(os error \d+\)(: .*)?$/, "").toLowerCase();
 }
 

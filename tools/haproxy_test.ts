@@ -16,8 +16,8 @@ class Proxy implements AsyncDisposable {
       env: {
         ADMIN: `${dir}/admin.sock`,
         FRONT: `unix@${dir}/front.sock`,
-        ONE: `${one}`,
-        TWO: `${two}`,
+        ONE: `127.0.0.1:${one}`,
+        TWO: `127.0.0.1:${two}`,
       },
       stdout: "null",
       stderr: "null",
