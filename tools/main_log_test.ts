@@ -5,7 +5,6 @@ import { redirected, runMain, ServerProcess } from "./server_process.ts";
 import {
   ask,
   bytesOf,
-  connect,
   connectMany,
   exchange,
   GREETING,
