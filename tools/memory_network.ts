@@ -62,6 +62,8 @@ export class MemoryListener {
   readonly #queue: MemoryConn[] = [];
   readonly #failures: unknown[] = [];
   closed = false;
+  /** Sees each connection first when it is accepted. */
+  onAccept: (conn: MemoryConn) => void = () => {};
   #connected = 0;
 
   constructor(options: MemoryOptions = {}) {
@@ -104,6 +106,7 @@ export class MemoryListener {
       const value = this.#queue.shift();
       // Deno finds out when it asks for the client's address.
       if (value?.isReset) throw new Deno.errors.NotConnected();
+      if (value) this.onAccept(value);
       return value && { value };
     });
   }

@@ -4,15 +4,14 @@
  */
 
 import { assert, assertEquals, assertThrows } from "@std/assert";
+import { bytesOf, type Conn, needs, textOf, turn } from "./testing.ts";
 import {
   accept,
-  type Conn,
   memoryNetwork,
-  type Network,
   type ResettableClient,
+  type ResettableNetwork as Network,
   tcpNetwork,
-} from "./networks.ts";
-import { bytesOf, needs, textOf, turn } from "./testing.ts";
+} from "./transports.ts";
 
 type Scenarios<Args extends unknown[]> = Record<
   string,
@@ -342,7 +341,10 @@ for (const [name, scenario] of Object.entries(RESET)) {
   });
 }
 
-function test(name: string, run: (network: Network) => Promise<void>) {
+function test(
+  name: string,
+  run: (network: Network) => Promise<void>,
+) {
   const runOn = async (network: Network) => {
     try {
       await run(network);

@@ -9,6 +9,12 @@ import net from "node:net";
 /** The first thing that every client is sent. */
 export const GREETING = "Hello World!\r\n";
 
+/** A connection, of any transport. */
+export type Conn = Pick<
+  Deno.Conn,
+  "localAddr" | "remoteAddr" | "read" | "write" | "closeWrite" | "close"
+>;
+
 /** A test that is ignored, and says so, where something it needs is missing. */
 export function needs(
   permissions: Deno.PermissionName[],
@@ -29,12 +35,18 @@ export function needs(
   Deno.test({ name: name + why, ignore: why !== "", fn });
 }
 
+const found = new Map<string, boolean>();
+
 /** Whether a program is installed. */
 export function exists(program: string): boolean {
-  return new Deno.Command("sh", {
-    args: ["-c", 'command -v "$1"', "sh", program],
-    stdout: "null",
-  }).outputSync().success;
+  if (!found.has(program)) {
+    const { success } = new Deno.Command("sh", {
+      args: ["-c", 'command -v "$1"', "sh", program],
+      stdout: "null",
+    }).outputSync();
+    found.set(program, success);
+  }
+  return found.get(program)!;
 }
 
 /** A test that needs the network. */
@@ -50,6 +62,19 @@ export const textOf = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
 
 /** Lets everything else go on that can. */
 export const turn = () => new Promise((go) => setTimeout(go, 0));
+
+/** Long enough for what should not happen to happen. */
+export async function turns(count = 5): Promise<void> {
+  while (count-- > 0) await turn();
+}
+
+/** `[0, 1, 2, ...]` */
+export const numbers = (count: number) =>
+  Array.from({ length: count }, (_, i) => i);
+
+/** A text of that length that shows where each part of it belongs. */
+export const digits = (length: number) =>
+  "0123456789".repeat(length / 10 + 1).slice(0, length);
 
 /** A list of what has come so far, and a way to wait for more. */
 export class Inbox<T> {
@@ -93,32 +118,44 @@ export async function reset(
   await closed;
 }
 
-export async function readExactly(
-  conn: Deno.Conn,
-  size: number,
-): Promise<string> {
+/** Writes all of a message: a single write may take only some of it. */
+export async function send(
+  conn: Conn,
+  message: string | Uint8Array,
+): Promise<void> {
+  let rest = typeof message === "string" ? bytesOf(message) : message;
+  while (rest.length > 0) rest = rest.subarray(await conn.write(rest));
+}
+
+export async function readExactly(conn: Conn, size: number): Promise<string> {
   const bytes = new Uint8Array(size);
   for (let n = 0; n < size;) {
     const more = await conn.read(bytes.subarray(n));
-    if (more === null) throw new Error(`ended after ${n} of ${size} bytes`);
+    if (more === null) throw new Error(`EOF after ${n} of ${size} bytes`);
     n += more;
   }
   return textOf(bytes);
 }
 
-export async function readAll(conn: Deno.Conn): Promise<Uint8Array> {
-  const chunks: number[] = [];
+/** Reads up to the EOF. */
+export async function readAll(conn: Conn): Promise<Uint8Array<ArrayBuffer>> {
+  const chunks: Uint8Array<ArrayBuffer>[] = [];
   const chunk = new Uint8Array(65536);
   for (let n; (n = await conn.read(chunk)) !== null;) {
-    for (const byte of chunk.subarray(0, n)) chunks.push(byte);
+    chunks.push(chunk.slice(0, n));
   }
-  return new Uint8Array(chunks);
+  return await new Blob(chunks).bytes();
 }
 
-/** Says something; returns everything that comes until the end of file. */
-export async function ask(conn: Deno.Conn, message: string): Promise<string> {
-  await conn.write(bytesOf(message));
+/** Reads up to the EOF. */
+export async function readText(conn: Conn): Promise<string> {
   return textOf(await readAll(conn));
+}
+
+/** Sends a message; returns everything that comes up to the EOF. */
+export async function ask(conn: Conn, message: string): Promise<string> {
+  await send(conn, message);
+  return await readText(conn);
 }
 
 /** One whole exchange; returns everything that the service sent. */

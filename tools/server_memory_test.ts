@@ -1,0 +1,501 @@
+/**
+ * What a network in memory and a clock that stands still can show: faults,
+ * limits, and times to the millisecond.
+ */
+
+import { assert, assertEquals } from "@std/assert";
+import { serve } from "../server.ts";
+import { FakeClock } from "./fake_clock.ts";
+import { type MemoryConn, MemoryListener } from "./memory_network.ts";
+import { start } from "./service.ts";
+import { greeted, specOver } from "./spec.ts";
+import {
+  ask,
+  digits,
+  GREETING,
+  readAll,
+  readExactly,
+  readText,
+  send,
+  turn,
+  turns,
+} from "./testing.ts";
+import { memory, memoryNetwork, transport } from "./transports.ts";
+
+const inMemory = specOver([memory], ["concurrent"]);
+const inEachMode = specOver([memory]);
+const inSerial = specOver([memory], ["serial"]);
+/** A network with small buffers. */
+const small = transport(
+  "memory",
+  [],
+  [],
+  () => memoryNetwork({ bufferSize: 100 }),
+);
+const unblocked = specOver([small], ["concurrent", "events"]);
+const inSmall = specOver([small], ["concurrent"]);
+
+async function waitForQueue(listener: MemoryListener, size: number) {
+  while (listener.queued > size) await turn(); // gets there ...
+  await turns();
+  assertEquals(listener.queued, size); // ... and stays there
+}
+
+/** Fills the client's buffer, so that the server's writes are stuck. */
+const stuck = (conn: MemoryConn) =>
+  void conn.write(new Uint8Array(conn.options.bufferSize));
+
+const emfile = () =>
+  Object.assign(new Error("Too many open files"), { code: "EMFILE" });
+
+function fault(): never {
+  throw new Error("a fault");
+}
+
+// ------------------------------------------------------------------------ faults
+
+inEachMode("short reads and writes", {}, async (service) => {
+  const { network: { listener }, connect, exchanges } = service;
+  listener.onAccept = (conn) => {
+    const write = conn.write.bind(conn);
+    conn.write = (p) => write(p.subarray(0, 3));
+  };
+  const client = await connect();
+  assertEquals(await ask(client, "hoge\r\n"), GREETING + "hoge\r\n");
+  assertEquals(exchanges.all[0].bytes, 6);
+});
+
+inEachMode("what fails is an outcome", {}, async (service) => {
+  const { network: { listener }, connect, outcomes } = service;
+  const rejects = (error: Error) => () => Promise.reject(error);
+  const faults: Partial<MemoryConn>[] = [
+    { write: rejects(new Deno.errors.BrokenPipe()) },
+    { read: rejects(new Deno.errors.ConnectionReset()) },
+    { read: rejects(new Deno.errors.ConnectionAborted()) },
+    { read: rejects(new Error("odd")) },
+    { read: rejects(new Deno.errors.UnexpectedEof()) },
+    { read: () => Promise.resolve(null) },
+  ];
+  for (const fault of faults) {
+    listener.onAccept = (conn) => Object.assign(conn, fault);
+    await readText(await connect());
+  }
+  listener.onAccept = () => {};
+  assertEquals(await ask(await connect(), "last"), GREETING + "last");
+  const expected = ["reset", "reset", "reset", "error", "eof", "eof", "echoed"];
+  assertEquals(await outcomes(7), expected);
+});
+
+inEachMode("accepting goes on after every failure", {}, async (service) => {
+  const { network: { listener }, exchange, acceptErrors, clock } = service;
+  listener.fail(new Deno.errors.NotConnected());
+  assertEquals(await exchange("a"), GREETING + "a");
+  const full = emfile();
+  listener.fail(full);
+  listener.fail(new Deno.errors.ConnectionAborted());
+  assertEquals(await clock.run(exchange("b")), GREETING + "b");
+  // A client that did not wait is no error.
+  assertEquals(acceptErrors.all, [full]);
+});
+
+inEachMode("a callback may abort", { timeout: 50 }, async (service) => {
+  const { server, connectMany, outcomes, abort, clock } = service;
+  service.onExchange = abort;
+  await connectMany(4);
+  await clock.run(server.shutdown());
+  const [first, ...others] = await outcomes(4);
+  assertEquals(first, "timeout");
+  assertEquals(others.length, 3);
+});
+
+inEachMode(
+  "callbacks and console.error that throw are isolated",
+  {},
+  async (service) => {
+    const { server, connect, exchange } = service;
+    service.onExchange = fault;
+    const { error } = console;
+    console.error = fault;
+    try {
+      assertEquals(await exchange("first"), GREETING + "first");
+      const clients = [await connect(), await connect()];
+      await turns();
+      const answers = clients.map((client, i) => ask(client, `client ${i}`));
+      await server.shutdown();
+      const expected = [`${GREETING}client 0`, `${GREETING}client 1`];
+      assertEquals(await Promise.all(answers), expected);
+    } finally {
+      console.error = error;
+    }
+  },
+);
+
+inMemory("what callbacks throw is printed", {}, async (service) => {
+  const { network, exchange, clock } = service;
+  const printed: unknown[] = [];
+  const { error } = console;
+  console.error = (what: unknown) => void printed.push(what);
+  try {
+    const thrown = new Error("in a callback");
+    service.onExchange = () => {
+      throw thrown;
+    };
+    service.onAcceptError = () => Promise.reject(thrown);
+    assertEquals(await exchange("hoge"), GREETING + "hoge");
+    network.listener.fail(new Error("odd"));
+    assertEquals(await clock.run(exchange("hoge")), GREETING + "hoge");
+    assertEquals(printed, [thrown, thrown, thrown]);
+  } finally {
+    console.error = error;
+  }
+});
+
+inEachMode(
+  "after an abort nobody in the queue is greeted",
+  { maxConnections: 1 },
+  async ({ network, server, connect, connectMany, outcomes, abort }) => {
+    const first = await greeted(connect);
+    const queued = await connectMany(199);
+    await waitForQueue(network.listener, 199);
+    abort();
+    await server.finished;
+    assertEquals(network.listener.queued, 0);
+    const texts = await Promise.all([first, ...queued].map(readText));
+    assertEquals(texts.join(""), "");
+    assertEquals(await outcomes(200), Array(200).fill("shutdown"));
+  },
+);
+
+inEachMode(
+  "the end of the grace is an abort",
+  { maxConnections: 1, grace: 100 },
+  async ({ network, server, connect, connectMany, outcomes, clock }) => {
+    const first = await greeted(connect);
+    const queued = await connectMany(2);
+    await clock.run(server.shutdown());
+    assertEquals(clock.now, 100);
+    assertEquals(network.listener.queued, 0);
+    const texts = await Promise.all([first, ...queued].map(readText));
+    assertEquals(texts, ["", "", ""]);
+    assertEquals(await outcomes(3), Array(3).fill("shutdown"));
+  },
+);
+
+inMemory(
+  "the grace ends while out of file descriptors",
+  { grace: 0 },
+  async ({ network, server, connect, connectMany, clock }) => {
+    await greeted(connect);
+    for (let i = 0; i < 3; i++) network.listener.fail(emfile());
+    const queued = await connectMany(100);
+    await Promise.all(queued.map((client) => send(client, "hoge")));
+    await clock.run(server.shutdown());
+    assertEquals(network.listener.queued, 0);
+    await Promise.all(queued.map(readAll));
+  },
+);
+
+inEachMode("lingering does not block others", {}, async (service) => {
+  const { server, connect, exchange, exchanges, outcomes, clock } = service;
+  const lingers = await connect();
+  const message = "x".repeat(1024);
+  assertEquals(await ask(lingers, message), GREETING + message);
+  assertEquals(await exchange("hoge"), GREETING + "hoge");
+  assertEquals(await outcomes(2), ["echoed", "echoed"]);
+  assertEquals(exchanges.all[0].ms, 0);
+  await turns();
+  assertEquals(lingers.peer.closed, false);
+  await clock.run(server.shutdown());
+  assertEquals(clock.now, 1000);
+});
+
+inEachMode("lingering ends when the client closes", {}, async (service) => {
+  const { server, connect, clock } = service;
+  const client = await connect();
+  await ask(client, "x".repeat(1024));
+  await client.closeWrite();
+  await server.shutdown();
+  assertEquals(clock.now, 0);
+});
+
+inMemory("lingering ends after 1 MiB", {}, async ({ connect }) => {
+  const client = await connect();
+  const chunk = new Uint8Array(10_000);
+  let sent = 0;
+  const sending = (async () => {
+    while (sent < 2 << 20) sent += await client.write(chunk);
+  })();
+  await sending.catch((error) => {
+    assert(error instanceof Deno.errors.BrokenPipe, `${error}`);
+  });
+  assert(sent >= 1 << 20 && sent < 1.1 * (1 << 20), `${sent} bytes`);
+});
+
+inEachMode(
+  "a stuck write is drained for 50 ms",
+  ({ lots }) => ({ greeting: digits(lots), timeout: 100 }),
+  async ({ connect, exchanges, clock }) => {
+    await connect();
+    const [{ outcome, ms }] = await clock.run(exchanges.waitFor(1));
+    assertEquals({ outcome, ms }, { outcome: "timeout", ms: 150 });
+  },
+);
+
+inMemory(
+  "a read buffer is never shared",
+  { greeting: "g".repeat(60) },
+  async (service) => {
+    const { exchange, connect } = service;
+    await exchange("a");
+    const slow = await connect();
+    await send(slow, "b".repeat(1024)); // its echo must wait until it reads
+    await exchange("c".repeat(1024));
+    assertEquals(await readText(slow), "g".repeat(60) + "b".repeat(1024));
+  },
+);
+
+inMemory(
+  "maxConnections is reached and never exceeded",
+  { maxConnections: 2 },
+  async ({ network, connectMany }) => {
+    const clients = await connectMany(5);
+    for (const [i, client] of clients.entries()) {
+      assertEquals(await readExactly(client, GREETING.length), GREETING);
+      await waitForQueue(network.listener, Math.max(0, 3 - i));
+      if (i % 2 === 0) await send(client, "hoge");
+      else await client.closeWrite();
+      await readAll(client);
+    }
+  },
+);
+
+inSerial(
+  "the second connection is not even accepted",
+  {},
+  async ({ network, connect }) => {
+    const first = await greeted(connect);
+    const second = await connect();
+    await waitForQueue(network.listener, 1);
+    assertEquals(await ask(first, "one"), "one");
+    assertEquals(await ask(second, "two"), GREETING + "two");
+  },
+);
+
+unblocked(
+  "clients that never read do not block others",
+  {},
+  async ({ network, connectMany, exchange, clock }) => {
+    let accepted = 0;
+    network.listener.onAccept = (conn) => {
+      if (++accepted <= 200) stuck(conn);
+    };
+    await connectMany(200);
+    assertEquals(await clock.run(exchange("hoge")), GREETING + "hoge");
+    assertEquals(clock.now, 12 * 50); // one pause in 16 clients
+  },
+);
+
+inSmall("each 16th client is greeted, or 50 ms pass", {}, async (service) => {
+  const { network: { listener }, connectMany, clock } = service;
+  listener.onAccept = stuck;
+  await connectMany(40);
+  for (const queued of [24, 8, 0]) {
+    await waitForQueue(listener, queued);
+    clock.advance(50);
+  }
+});
+
+inMemory(
+  "without a greeting no client is waited for",
+  { greeting: "" },
+  async (service) => {
+    const { network, connectMany } = service;
+    await connectMany(40);
+    await waitForQueue(network.listener, 0);
+  },
+);
+
+inMemory(
+  "clients that have gone, or never shake hands, do not block others",
+  {},
+  async (service) => {
+    const { network: { listener }, connectMany, exchange, exchanges } = service;
+    const fail = () => Promise.reject(new Deno.errors.BrokenPipe());
+    listener.onAccept = (conn) => Object.assign(conn, { write: fail });
+    await connectMany(64);
+    await exchanges.waitFor(64);
+    listener.onAccept = (conn) => {
+      stuck(conn);
+      Object.assign(conn, { handshake: () => {} });
+    };
+    await connectMany(64);
+    await waitForQueue(listener, 0);
+    listener.onAccept = () => {};
+    assertEquals(await exchange("hoge"), GREETING + "hoge");
+    assertEquals(exchanges.all.length, 65);
+  },
+);
+
+// ------------------------------------------------------------- clock and timers
+
+inMemory(
+  "failing accepts back off, 5 ms doubling to 1 s",
+  { timeout: 0 },
+  async (service) => {
+    const { network: { listener }, exchange, clock } = service;
+    const times: number[] = [];
+    service.onAcceptError = () => times.push(clock.now);
+    for (let i = 0; i < 11; i++) listener.fail(emfile());
+    await clock.run(exchange("hoge"));
+    listener.fail(emfile()); // the exchange has reset the back-off
+    await clock.run(exchange("hoge"));
+    times.push(clock.now);
+    const waits = times.slice(1).map((time, i) => time - times[i]);
+    assertEquals(waits, [
+      5,
+      10,
+      20,
+      40,
+      80,
+      160,
+      320,
+      640,
+      1000,
+      1000,
+      1000,
+      5,
+    ]);
+  },
+);
+
+inMemory("a back-off ends when a connection does", {}, async (service) => {
+  const { network, connect, exchange, clock } = service;
+  const client = await greeted(connect);
+  network.listener.fail(emfile());
+  await turns();
+  await ask(client, "hoge");
+  assertEquals(await exchange("hoge"), GREETING + "hoge");
+  assertEquals(clock.now, 0);
+});
+
+inMemory(
+  "data that has arrived is read before a timeout",
+  {},
+  async (service) => {
+    const { connect, outcomes, clock } = service;
+    const client = await greeted(connect);
+    setTimeout(() => send(client, "hoge"), 0); // seen in the next turn
+    clock.advance(60_000);
+    assertEquals(await readText(client), "hoge");
+    assertEquals(await outcomes(1), ["echoed"]);
+  },
+);
+
+inMemory("thousands of connections share one timer", {}, async (service) => {
+  const { connectMany, outcomes, clock } = service;
+  await connectMany(5000);
+  await clock.run(outcomes(5000));
+  assert((await outcomes(5000)).every((outcome) => outcome === "timeout"));
+  const { length } = clock.delays;
+  assert(length > 0 && length < 100, `${length} timers`);
+});
+
+inMemory("deadlines within 20 ms expire together", {}, async (service) => {
+  const { connect, exchanges, clock } = service;
+  for (let i = 0; i < 100; i++) {
+    await greeted(connect);
+    clock.advance(1);
+  }
+  const before = clock.delays.length;
+  await clock.run(exchanges.waitFor(100));
+  const timers = clock.delays.slice(before).filter((ms) => ms > 0);
+  assertEquals(timers.slice(1), [20, 20, 20, 20, 20]);
+  assert(exchanges.all.every(({ ms }) => ms >= 60_000 && ms <= 60_020));
+});
+
+inMemory(
+  "no timer is set to a negative delay",
+  { timeout: 1, grace: 0 },
+  async (service) => {
+    const { server, connectMany, exchanges, clock } = service;
+    service.onExchange = () => clock.advance(30); // it takes its time
+    for (let round = 1; round <= 5; round++) {
+      await connectMany(20);
+      await clock.run(exchanges.waitFor(20 * round));
+    }
+    await server.shutdown();
+    assertEquals(clock.delays.filter((ms) => !(ms >= 0)), []);
+  },
+);
+
+// ------------------------------------------------------------------ how it ends
+
+/** Counts how often it is closed. */
+class CountingListener extends MemoryListener {
+  closes = 0;
+
+  override close(): void {
+    this.closes++;
+    super.close();
+  }
+}
+
+Deno.test("a signal that is aborted already ends the server", async () => {
+  const listener = new CountingListener();
+  await serve(listener, { signal: AbortSignal.abort() }).finished;
+  assertEquals(listener.closes, 1);
+});
+
+Deno.test("the server lets go of the signal", async () => {
+  const { signal } = new AbortController();
+  const listeners = new Set();
+  signal.addEventListener = (_type: string, f: unknown) => listeners.add(f);
+  signal.removeEventListener = (_type: string, f: unknown) =>
+    listeners.delete(f);
+  const server = serve(new MemoryListener(), { signal });
+  assertEquals(listeners.size, 1);
+  await server.shutdown();
+  assertEquals(listeners.size, 0);
+});
+
+inMemory(
+  "a listener closed from outside ends the server",
+  {},
+  async (service) => {
+    const { network, server, connect, outcomes } = service;
+    const client = await greeted(connect);
+    network.listener.close();
+    assertEquals(await ask(client, "hoge"), "hoge");
+    await server.finished;
+    await server.shutdown();
+    assertEquals(await outcomes(1), ["echoed"]);
+  },
+);
+
+Deno.test("a listener that can never accept again ends the server", async () => {
+  for (const code of ["EBADF", "EINVAL", "ENOTSOCK", "EOPNOTSUPP"]) {
+    using clock = new FakeClock();
+    const listener = new CountingListener();
+    const connect = () => listener.connect();
+    await using service = start({ listener, connect, lots: 0 });
+    const client = await greeted(service.connect);
+    const dead = Object.assign(new TypeError("Invalid argument"), { code });
+    listener.fail(dead);
+    assertEquals(await ask(client, "hoge"), "hoge");
+    await clock.run(service.server.finished);
+    assertEquals(service.acceptErrors.all, [dead]);
+    assertEquals(listener.closes, 1);
+  }
+});
+
+Deno.test("a listener that always rejects does not stop the event loop", async () => {
+  class Rejects extends MemoryListener {
+    override async next() {
+      if (this.closed) return await super.next();
+      throw new Deno.errors.ConnectionReset();
+    }
+  }
+  const server = serve(new Rejects());
+  await turn();
+  await server.shutdown();
+});

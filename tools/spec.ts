@@ -1,0 +1,54 @@
+/**
+ * Says once what a client does and what it must see, for every transport and
+ * every mode.
+ *
+ * @module
+ */
+
+import { assertEquals } from "@std/assert";
+import type { Mode, ServeOptions } from "../server.ts";
+import { FakeClock } from "./fake_clock.ts";
+import { type Service, start } from "./service.ts";
+import { type Conn, GREETING, needs, readExactly } from "./testing.ts";
+import type { Network, Transport } from "./transports.ts";
+
+export const MODES: Mode[] = ["concurrent", "serial", "events"];
+
+type Options<N> = ServeOptions | ((network: N) => ServeOptions);
+type Test<N extends Network> = (
+  service: Service<N> & { clock: FakeClock },
+) => Promise<void>;
+
+/**
+ * Returns a function that defines a test over these transports in these modes.
+ * The clock stands still unless the test lets time pass.
+ */
+export function specOver<N extends Network>(
+  transports: Transport<N>[],
+  modes: Mode[] = MODES,
+) {
+  return (name: string, options: Options<N>, fn: Test<N>): void => {
+    for (const transport of transports) {
+      for (const mode of modes) {
+        const { permissions, programs } = transport;
+        const title = `${transport.name}, ${mode}: ${name}`;
+        needs(permissions, programs, title, async () => {
+          using clock = new FakeClock();
+          const network = await transport.open();
+          const own = typeof options === "object" ? options : options(network);
+          await using service = start(network, { mode, ...own });
+          await fn(Object.assign(service, { clock }));
+        });
+      }
+    }
+  };
+}
+
+/** Connects, and reads the greeting. */
+export async function greeted<C extends Conn>(
+  connect: () => Promise<C>,
+): Promise<C> {
+  const client = await connect();
+  assertEquals(await readExactly(client, GREETING.length), GREETING);
+  return client;
+}

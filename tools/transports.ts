@@ -1,0 +1,159 @@
+/**
+ * The networks that the tests run over: in memory, TCP, TLS and Unix sockets,
+ * all of one shape.
+ *
+ * @module
+ */
+
+import net from "node:net";
+import { MemoryListener, type MemoryOptions } from "./memory_network.ts";
+import { type Conn, connect, textOf } from "./testing.ts";
+
+/** A listener, and a way to connect to it. */
+export interface Network {
+  listener: {
+    readonly addr: Deno.Addr;
+    close(): void;
+    [Symbol.asyncIterator](): AsyncIterator<Conn>;
+  };
+  connect(): Promise<Conn>;
+  /** More bytes than the buffers of a connection hold. */
+  lots: number;
+  /** Removes what the closed listener leaves behind. */
+  clean?(): Promise<void>;
+}
+
+/** A client that can reset its connection. */
+export interface ResettableClient {
+  write(p: Uint8Array): Promise<unknown>;
+  /** Waits for some data. */
+  received(): Promise<unknown>;
+  reset(): Promise<void>;
+}
+
+/** A network whose clients can reset their connections. */
+export interface ResettableNetwork extends Network {
+  connectResettable(): Promise<ResettableClient>;
+}
+
+/** A kind of network, and what it needs. */
+export interface Transport<N extends Network = Network> {
+  name: string;
+  permissions: Deno.PermissionName[];
+  programs: string[];
+  open: () => N | Promise<N>;
+}
+
+/** Names a kind of network, and what it needs. */
+export function transport<N extends Network>(
+  name: string,
+  permissions: Deno.PermissionName[],
+  programs: string[],
+  open: () => N | Promise<N>,
+): Transport<N> {
+  return { name, permissions, programs, open };
+}
+
+export const memory = transport("memory", [], [], () => memoryNetwork());
+export const tcp = transport("TCP", ["net"], [], tcpNetwork);
+export const tls = transport("TLS", ["net", "run"], ["openssl"], tlsNetwork);
+export const unix = transport(
+  "Unix",
+  ["net", "read", "write"],
+  [],
+  unixNetwork,
+);
+
+/** All of them. */
+export const TRANSPORTS: Transport[] = [memory, tcp, tls, unix];
+export const RESETTABLE: Transport<ResettableNetwork>[] = [memory, tcp];
+
+export async function accept({ listener }: Network): Promise<Conn> {
+  const { value } = await listener[Symbol.asyncIterator]().next();
+  return value;
+}
+
+export function memoryNetwork(options: MemoryOptions = {}) {
+  const listener = new MemoryListener({ bufferSize: 10_000, ...options });
+  const connect = () => listener.connect();
+  const connectResettable = async () => {
+    const conn = await connect();
+    return {
+      write: (p: Uint8Array) => conn.write(p),
+      received: () => conn.read(new Uint8Array(1000)),
+      reset: () => Promise.resolve(conn.reset()),
+    };
+  };
+  return { listener, connect, connectResettable, lots: 50_000 };
+}
+
+/** Linux's buffers for TCP grow up to 4 MiB and 6 MiB. */
+const LOTS = 12 << 20;
+const LOCALHOST = { hostname: "127.0.0.1", port: 0, tcpBacklog: 4096 };
+
+export function tcpNetwork() {
+  const listener = Deno.listen(LOCALHOST);
+  const { port } = listener.addr;
+  return {
+    listener,
+    connect: () => connect(port),
+    connectResettable: async () => {
+      const socket = net.connect(port, LOCALHOST.hostname);
+      socket.on("error", () => {}); // the server may have been first
+      await new Promise((resolve) => socket.once("connect", resolve));
+      return {
+        write: (p: Uint8Array) =>
+          new Promise<unknown>((done) => socket.write(p, done)),
+        received: () =>
+          new Promise<unknown>((resolve) => socket.once("data", resolve)),
+        reset: () =>
+          new Promise<void>((closed) =>
+            socket.resetAndDestroy().once("close", () => closed())
+          ),
+      };
+    },
+    lots: LOTS,
+  };
+}
+
+export async function tlsNetwork() {
+  const pem = await certificate();
+  const listener = Deno.listenTls({ ...LOCALHOST, cert: pem, key: pem });
+  const connectTls = async () => {
+    const conn = await connect(listener.addr.port);
+    conn.setNoDelay(); // what a client sends must not wait for an ACK
+    return Deno.startTls(conn, { hostname: "localhost", caCerts: [pem] });
+  };
+  return { listener, connect: connectTls, lots: LOTS };
+}
+
+export async function unixNetwork() {
+  const dir = await Deno.makeTempDir();
+  const path = `${dir}/echo.sock`;
+  return {
+    listener: Deno.listen({ transport: "unix", path }),
+    connect: () => Deno.connect({ transport: "unix", path }),
+    clean: () => Deno.remove(dir, { recursive: true }),
+    lots: 1 << 20,
+  };
+}
+
+let pem: string | undefined;
+
+/** A key and a certificate for `localhost`, both in one text. */
+async function certificate(): Promise<string> {
+  if (pem === undefined) {
+    const { stdout } = await new Deno.Command("openssl", {
+      args: [
+        ..."req -x509 -nodes -newkey ec -pkeyopt ec_paramgen_curve:P-256"
+          .split(" "),
+        ..."-subj /CN=localhost -addext subjectAltName=DNS:localhost"
+          .split(" "),
+        ..."-addext basicConstraints=CA:FALSE -keyout - -out -".split(" "),
+      ],
+      stderr: "null",
+    }).output();
+    pem = textOf(stdout);
+  }
+  return pem;
+}
