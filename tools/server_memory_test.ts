@@ -13,6 +13,7 @@ import {
   ask,
   digits,
   GREETING,
+  needs,
   readAll,
   readExactly,
   readText,
@@ -536,14 +537,37 @@ Deno.test("a listener that can never accept again ends the server", async () => 
   }
 });
 
-Deno.test("a listener that always rejects does not stop the event loop", async () => {
-  class Rejects extends MemoryListener {
-    override async next() {
-      if (this.closed) return await super.next();
-      throw new Deno.errors.ConnectionReset();
-    }
+/** A listener that never accepts a connection. */
+class RejectingListener extends MemoryListener {
+  constructor(readonly error: Error) {
+    super();
   }
-  const server = serve(new Rejects());
-  await turn();
-  await server.shutdown();
-});
+
+  override next(): ReturnType<MemoryListener["next"]> {
+    return this.closed ? super.next() : Promise.reject(this.error);
+  }
+}
+
+needs(
+  [],
+  [],
+  "disconnects without end do not stop the event loop",
+  async () => {
+    const listener = new RejectingListener(new Deno.errors.ConnectionReset());
+    const server = serve(listener);
+    await turn();
+    await server.shutdown();
+  },
+);
+
+needs(
+  [],
+  [],
+  "out of file descriptors, shutdown ends within a second",
+  async () => {
+    using clock = new FakeClock();
+    const server = serve(new RejectingListener(emfile()), { grace: 0 });
+    await clock.run(server.shutdown());
+    assert(clock.now <= 1000, `after ${clock.now} ms`);
+  },
+);

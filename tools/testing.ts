@@ -32,7 +32,8 @@ export function needs(
   const why = missing.length > 0
     ? ` (ignored: needs ${missing.join(" ")})`
     : "";
-  Deno.test({ name: name + why, ignore: why !== "", fn });
+  const ignore = why !== "";
+  Deno.test({ name: name + why, ignore, fn, timeout: 60_000 }); // if it hangs
 }
 
 const found = new Map<string, boolean>();

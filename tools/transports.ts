@@ -87,8 +87,8 @@ export function memoryNetwork(options: MemoryOptions = {}) {
   return { listener, connect, connectResettable, lots: 50_000 };
 }
 
-/** Linux's buffers for TCP grow up to 4 MiB and 6 MiB. */
-const LOTS = 12 << 20;
+/** Linux holds up to 4 MiB that are unsent, and far less that nobody reads. */
+const LOTS = 8 << 20;
 const LOCALHOST = { hostname: "127.0.0.1", port: 0, tcpBacklog: 4096 };
 
 export function tcpNetwork() {
