@@ -11,13 +11,7 @@
 
 import { parseArgs } from "@std/cli/parse-args";
 import denoJson from "./deno.json" with { type: "json" };
-import {
-  type EchoServer,
-  type Exchange,
-  type Mode,
-  type Outcome,
-  serve,
-} from "./server.ts";
+import { type Exchange, type Mode, type Outcome, serve } from "./server.ts";
 
 /**
  * The command's options, as {@linkcode parseOptions} returns them.
@@ -182,6 +176,12 @@ async function main(): Promise<void> {
   if (options.version) return print(`echo-server ${denoJson.version}`);
 
   const log = new Log(Deno.stderr, options.json);
+  // Before there is a socket: a signal that comes early must not leave it.
+  const signaled = onSignals((signal) => {
+    server.shutdown();
+    const fields = { clients: server.connections, grace: options.grace / 1000 };
+    log.event("shutdown", { signal, ...fields }, HINT);
+  }, () => tryClose(listener));
   const listener = listenOrDie(options);
   const counts = { ...NO_EXCHANGES };
   const logAcceptError = throttle(1000, (error) => {
@@ -199,11 +199,10 @@ async function main(): Promise<void> {
       logAcceptError(oneLine(error));
     },
   });
-  const signaled = shutDownOnSignal(server, listener, log, options);
-  announce(listener.addr, options);
+  announce(server.addr, options);
   await server.finished;
-  if (signaled()) log.event("summary", counts);
-  else log.line(`echo-server: cannot accept any more: ${oneLine(acceptError)}`);
+  if (!signaled()) log.event("accept-failed", { error: oneLine(acceptError) });
+  log.event("summary", counts);
   await log.flush(1000);
   Deno.exit(signaled() ? 0 : 1);
 }
@@ -223,22 +222,18 @@ const SIGNALS: [Deno.Signal, number][] = Deno.build.os === "windows"
   : [["SIGINT", 2], ["SIGTERM", 15]];
 
 /** Shuts down on the first signal, and quits on one that comes later. */
-function shutDownOnSignal(
-  server: EchoServer,
-  listener: Deno.Listener,
-  log: Log,
-  { grace }: Options,
+function onSignals(
+  shutDown: (signal: Deno.Signal) => void,
+  cleanUp: () => void,
 ): () => boolean {
   let first = Infinity;
   const onSignal = (signal: Deno.Signal, number: number) => {
     const now = performance.now();
     if (first === Infinity) {
       first = now;
-      server.shutdown();
-      const clients = server.connections;
-      log.event("shutdown", { signal, clients, grace: grace / 1000 }, HINT);
+      shutDown(signal);
     } else if (now > first + 1000) { // until then it is the same request
-      removeSocket(listener);
+      cleanUp();
       Deno.exit(128 + number);
     }
   };
@@ -323,11 +318,12 @@ function describeError(error: unknown): string {
     const how = Deno.build.standalone ? "compile" : "run";
     return `${how} it with --allow-${missing[1]}=${missing[2]}`;
   }
-  return text.replace(/ \(os error \d+\)(: .*)?$/, "").toLowerCase();
+  const plain = text.replace(/ \(os error \d+\)(: .*)?$/, "");
+  return plain.charAt(0).toLowerCase() + plain.slice(1);
 }
 
-/** Deno removes the file of a Unix socket when the listener is closed. */
-function removeSocket(listener: Deno.Listener): void {
+/** Closes the listener, with which Deno removes the file of a Unix socket. */
+function tryClose(listener: Deno.Listener): void {
   try {
     listener.close();
   } catch {
@@ -358,9 +354,9 @@ type Fields = Record<string, string | number>;
  * reader who stops reading stops nothing else. Lines that are lost are counted.
  */
 class Log {
-  readonly #lines: string[] = [];
+  readonly #lines: Uint8Array[] = [];
   /** The rest of a line of which only a part could be written. */
-  #torn = "";
+  #torn = new Uint8Array();
   #dropped = 0;
   #writing?: Promise<void>;
 
@@ -373,8 +369,11 @@ class Log {
   }
 
   line(text: string): void {
-    if (this.#lines.length < QUEUE.lines) this.#lines.push(text + "\n");
-    else this.#dropped++;
+    this.#lines.push(new TextEncoder().encode(text + "\n"));
+    if (this.#lines.length > QUEUE.lines) {
+      this.#lines.shift(); // the last lines matter most
+      this.#dropped++;
+    }
     this.#writing ??= this.#run();
   }
 
@@ -403,48 +402,59 @@ class Log {
   }
 
   /** Takes as many lines as a pipe accepts in one piece, but at least one. */
-  #take(): string[] {
-    let length = 0;
-    let count = 0;
-    for (const line of this.#lines) {
-      length += line.length;
-      if (length > PIPE_BUF && count > 0) break;
-      count++;
-    }
-    return this.#lines.splice(0, count);
+  #take(): Uint8Array[] {
+    let bytes = 0;
+    const end = this.#lines.findIndex((line, i) =>
+      (bytes += line.length) > PIPE_BUF && i > 0
+    );
+    return this.#lines.splice(0, end < 0 ? this.#lines.length : end);
   }
 
   /** Returns how many of the lines were lost. */
-  async #write(lines: string[]): Promise<number> {
-    const bytes = new TextEncoder().encode(this.#torn + lines.join(""));
+  async #write(lines: Uint8Array[]): Promise<number> {
+    const chunk = concat([this.#torn, ...lines]);
     let written = 0;
     try {
-      while (written < bytes.length) {
-        written += await this.out.write(bytes.subarray(written));
+      while (written < chunk.length) {
+        written += await this.out.write(chunk.subarray(written));
       }
-      this.#torn = "";
-      return 0;
     } catch {
-      const rest = new TextDecoder().decode(bytes.subarray(written));
-      const torn = written > 0 ? bytes[written - 1] !== 10 : this.#torn !== "";
-      this.#torn = torn ? rest.slice(0, rest.indexOf("\n") + 1) : "";
-      return rest.slice(this.#torn.length).split("\n").length - 1;
+      // Nobody can be told, but that lines are missing.
     }
+    const rest = chunk.subarray(written);
+    const isTorn = written > 0
+      ? chunk[written - 1] !== NEWLINE
+      : this.#torn.length > 0;
+    this.#torn = rest.slice(0, isTorn ? rest.indexOf(NEWLINE) + 1 : 0);
+    return rest.subarray(this.#torn.length)
+      .reduce((count, byte) => count + (byte === NEWLINE ? 1 : 0), 0);
   }
 
   async #reportDropped(): Promise<void> {
     const lines = this.#dropped;
-    const lost = await this.#write([
-      this.#format("log-dropped", { lines }) + "\n",
-    ]);
+    const line = this.#format("log-dropped", { lines }) + "\n";
+    const lost = await this.#write([new TextEncoder().encode(line)]);
     if (lost === 0) this.#dropped -= lines;
   }
+}
+
+const NEWLINE = "\n".charCodeAt(0);
+
+function concat(parts: Uint8Array[]): Uint8Array {
+  const length = parts.reduce((length, part) => length + part.length, 0);
+  const whole = new Uint8Array(length);
+  let at = 0;
+  for (const part of parts) {
+    whole.set(part, at);
+    at += part.length;
+  }
+  return whole;
 }
 
 /** Says on stdout that the service is ready. */
 function announce(addr: Deno.Addr, { cert, json }: Options): void {
   const out = new Log(Deno.stdout, json);
-  const address = format(addr);
+  const address = printable(format(addr));
   if (json) out.event("listening", { address });
   else out.line(`wait... listening on ${address}${cert ? " (TLS)" : ""}`);
 }
@@ -487,7 +497,7 @@ function oneLine(error: unknown): string {
 
 function toText(value: string | number): string {
   const text = String(value);
-  return /^\S+$/.test(text) ? text : quote(text);
+  return /^[!#-~]+$/.test(text) ? text : quote(text);
 }
 
 function quote(text: string): string {

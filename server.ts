@@ -56,7 +56,7 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
           break;
       }
       // Clients that are not accepted yet wait in the kernel's queue, in order.
-      if (acceptor.count % PACE.every === 0) await greeted(client);
+      if (acceptor.attempts % PACE.every === 0) await greeted(client);
       while (clients.size >= settings.maxConnections) await changed.wait();
     }
     shutdown(); // the listener may have been closed from outside
@@ -122,7 +122,7 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
   }
 
   function greet(client: Client): Promise<void> {
-    return write(client, settings.greeting);
+    return writeAll(client, settings.greeting);
   }
 
   function read(client: Client): Promise<number | null> {
@@ -134,11 +134,11 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
 
   function echo(client: Client, n: number | null): Promise<void> {
     client.received = n;
-    return write(client, client.buffer!.subarray(0, n ?? 0));
+    return writeAll(client, client.buffer!.subarray(0, n ?? 0));
   }
 
-  /** Writes all of the bytes: a single write may take only some of them. */
-  async function write(client: Client, bytes: Uint8Array): Promise<void> {
+  /** A single write may take only some of the bytes. */
+  async function writeAll(client: Client, bytes: Uint8Array): Promise<void> {
     client.state = "writing";
     for (let written = 0; written < bytes.length;) {
       const rest = written === 0 ? bytes : bytes.subarray(written);
@@ -155,11 +155,12 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
     const outcome = outcomeOf(client, failure);
     const ms = performance.now() - client.began;
     const bytes = Math.max(0, client.sent - settings.greeting.length);
-    // After a large read, more may lie unread or still be on its way.
-    const large = client.received! >= Math.min(settings.maxBytes, LINGER.from);
-    const lingers = large && outcome === "echoed";
-    if (lingers) drain(client, LINGER.echoed).then(() => remove(client));
-    else remove(client);
+    const large = Math.min(settings.maxBytes, LINGER.read);
+    // More may lie unread, or yet be sent while our bytes are on their way.
+    const isLarge = client.received! >= large || client.sent > LINGER.sent;
+    if (isLarge && outcome === "echoed" && !client.expired) {
+      drain(client, LINGER.ms).then(() => remove(client));
+    } else remove(client);
     const { remoteAddr: remote } = client.conn;
     report(settings.onExchange, { remote, outcome, bytes, ms });
   }
@@ -175,10 +176,10 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
     } catch {
       // The client has gone, or its time is up.
     }
-    attempt(() => client.conn.close());
   }
 
   function remove(client: Client): void {
+    client.state = "closed";
     attempt(() => client.conn.close());
     clients.delete(client);
     changed.notify();
@@ -195,11 +196,11 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
     return client;
   }
 
-  /** Closes the connection. What is pending rejects: the exchange ends itself. */
+  /** Closes the connection, so that what is pending rejects: this ends the exchange. */
   function expire(client: Client): void {
     client.expired ??= aborted ? "shutdown" : "timeout";
     client.deadline = Infinity;
-    if (client.state === "writing") drain(client, LINGER.expired);
+    if (client.state === "writing") drain(client, DRAIN.ms);
     else attempt(() => client.conn.close());
   }
 
@@ -208,7 +209,7 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
     // After a long pause of the process, data may have arrived in time.
     if (nextDeadline() <= performance.now()) await yieldToIO();
     const now = performance.now();
-    if (now >= graceEnds) abort();
+    if (now >= graceEnds && !aborted) abort();
     for (const client of clients.overdue(now)) expire(client);
     changed.notify();
     timer.wakeBy(Math.max(nextDeadline(), now + TICK));
@@ -238,37 +239,39 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
   /** Pacing. (A TLS client may never finish its handshake: no wait for that.) */
   async function greeted(client: Client): Promise<void> {
     if (settings.greeting.length === 0 || "handshake" in client.conn) return;
-    await until(() => client.sent > 0 || client.index < 0, PACE.ms);
+    await until(() => client.sent > 0 || client.state === "closed", PACE.ms);
   }
 
-  /** Waits for a connection to end, but no longer than `ms`. */
+  /** Waits for a connection to end, but no longer than `ms`, or gives up. */
   async function acceptFailed(error: unknown, ms: number): Promise<void> {
     report(settings.onAcceptError, error);
     const { size } = clients;
-    if (aborted && size === 0 && ms >= BACK_OFF.last) {
-      attempt(() => listener.close());
+    const before = graceEnds;
+    const isHopeless = isFatal(error) || (before < Infinity && size === 0);
+    if (isHopeless && ms >= BACK_OFF.last) {
+      return attempt(() => listener.close());
     }
-    await until(() => clients.size < size, ms);
+    await until(() => clients.size < size || graceEnds !== before, ms);
   }
 
   function shutdown(): Promise<void> {
-    if (graceEnds === Infinity) {
-      graceEnds = performance.now() + settings.grace;
-      timer.wakeBy(graceEnds);
-      lastCall();
-    }
+    if (graceEnds === Infinity) lastCall();
+    const ends = aborted ? 0 : performance.now() + settings.grace;
+    graceEnds = Math.min(graceEnds, ends);
+    timer.wakeBy(graceEnds);
+    changed.notify();
     return finished;
   }
 
   /** Accepts the clients in the kernel's queue, then closes the listener. */
   async function lastCall(): Promise<void> {
-    const enough = acceptor.count + BACKLOG;
-    while (!acceptor.done && acceptor.count < enough) {
-      const { count } = acceptor;
+    const enough = acceptor.attempts + BACKLOG;
+    while (!acceptor.done && acceptor.attempts < enough) {
+      const { attempts } = acceptor;
       if (acceptor.pending) await yieldToIO();
       else await changed.wait();
       // An accept that is still pending has found nobody.
-      if (acceptor.pending && acceptor.count === count) break;
+      if (acceptor.pending && acceptor.attempts === attempts) break;
     }
     if (!acceptor.done) attempt(() => listener.close());
   }
@@ -303,7 +306,7 @@ export type Mode = "concurrent" | "serial" | "events";
  * How an exchange ended:
  *
  * - `echoed`: everything that was read was written back.
- * - `eof`: the client half-closed without sending anything.
+ * - `eof`: the client half-closed, or vanished from TLS, without sending.
  * - `timeout`: its deadline passed.
  * - `reset`: the client reset the connection.
  * - `shutdown`: an abort, or the end of the grace, closed the connection.
@@ -356,7 +359,7 @@ export interface Exchange {
   outcome: Outcome;
   /** How many bytes were echoed. */
   bytes: number;
-  /** Milliseconds from the accept until the last byte of the echo was written. */
+  /** Milliseconds from the accept to the end, without any draining. */
   ms: number;
 }
 
@@ -575,8 +578,10 @@ export interface EchoServer<A extends Deno.Addr = Deno.Addr>
 const PACE = { every: 16, ms: 50 };
 /** Milliseconds before the next accept. Nobody to wait for: `last` is enough. */
 const BACK_OFF = { first: 5, last: 160, max: 1000 };
-/** Draining: after a read of `from` bytes, at most so many ms and `bytes`. */
-const LINGER = { from: 1024, echoed: 1000, expired: 50, bytes: 1 << 20 };
+/** Lingering: so many ms, after so many bytes read, or more than so many sent. */
+const LINGER = { read: 1024, sent: 4096, ms: 1000 };
+/** What is drained: `ms` before the close if a write is stuck, and `bytes`. */
+const DRAIN = { ms: 50, bytes: 1 << 20 };
 /** Deadlines within so many milliseconds expire together. */
 const TICK = 20;
 /** How many clients a shutdown still accepts from the kernel's queue. */
@@ -589,13 +594,13 @@ const MAX_MS = 2 ** 31 - 1;
 class Client {
   readonly began = performance.now();
   deadline = Infinity;
-  state: "accepted" | "writing" | "reading" | "draining" = "accepted";
+  state: "new" | "writing" | "reading" | "draining" | "closed" = "new";
   expired?: "timeout" | "shutdown";
   buffer?: Uint8Array;
   received?: number | null;
   /** Bytes written so far, including the greeting. */
   sent = 0;
-  /** Where it stands among the {@linkcode Clients}; -1 once it is closed. */
+  /** Where it stands among the {@linkcode Clients}. */
   index = -1;
 
   constructor(readonly conn: Conn) {}
@@ -621,7 +626,6 @@ class Clients {
     const last = this.#all.pop()!;
     if (last !== client) this.#all[client.index] = last;
     last.index = client.index;
-    client.index = -1;
   }
 
   overdue(now: number): Client[] {
@@ -655,7 +659,8 @@ class Timer {
   #time = Infinity;
 
   constructor(readonly wake: () => void) {
-    clearTimeout(undefined); // Deno's first call may run microtasks: not later
+    // Deno loads its timers on first use, which may run microtasks: do it here.
+    clearTimeout(undefined);
   }
 
   /** Sets the timer, unless it is set to an earlier time. */
@@ -679,20 +684,18 @@ class Timer {
 
 /** The connections of a listener. An accept that fails is tried again. */
 class Acceptor implements AsyncIterableIterator<Conn> {
-  /** How many accepts have begun. */
-  count = 0;
+  /** How many accepts have begun, including those that failed. */
+  attempts = 0;
   pending = false;
   done = false;
   #backOff = BACK_OFF.first;
-  #conns: AsyncIterator<Conn>;
+  #conns?: AsyncIterator<Conn>;
 
   constructor(
     readonly listener: Listener,
     readonly onPending: () => void,
     readonly onError: (error: unknown, ms: number) => Promise<void>,
-  ) {
-    this.#conns = listener[Symbol.asyncIterator]();
-  }
+  ) {}
 
   [Symbol.asyncIterator](): this {
     return this;
@@ -700,10 +703,11 @@ class Acceptor implements AsyncIterableIterator<Conn> {
 
   async next(): Promise<IteratorResult<Conn>> {
     while (true) {
-      this.count++;
+      this.attempts++;
       this.pending = true;
       this.onPending();
       try {
+        this.#conns ??= this.listener[Symbol.asyncIterator]();
         const result = await this.#conns.next();
         this.pending = false;
         this.done = result.done === true;
@@ -717,12 +721,12 @@ class Acceptor implements AsyncIterableIterator<Conn> {
   }
 
   async #recover(error: unknown): Promise<void> {
-    this.#conns = this.listener[Symbol.asyncIterator]();
-    if (isDisconnect(error)) { // that client did not wait: on to the next
-      if (this.count % PACE.every === 0) await nextTurn();
+    this.#conns = undefined;
+    // That client did not wait, or its address is no UTF-8: on to the next.
+    if (isDisconnect(error) || error instanceof Deno.errors.InvalidData) {
+      if (this.attempts % PACE.every === 0) await nextTurn();
       return;
     }
-    if (isFatal(error)) attempt(() => this.listener.close());
     await this.onError(error, this.#backOff);
     this.#backOff = Math.min(2 * this.#backOff, BACK_OFF.max);
   }
@@ -748,7 +752,7 @@ class BufferPool {
   }
 
   put(buffer: Uint8Array): void {
-    this.#free.push(buffer);
+    if (this.#free.length * this.size < 1 << 24) this.#free.push(buffer);
   }
 }
 
@@ -757,7 +761,7 @@ const DISCARDED = new Uint8Array(1 << 16);
 
 /** Reads up to the EOF. */
 async function discard(conn: Conn): Promise<void> {
-  for (let left = LINGER.bytes; left > 0;) {
+  for (let left = DRAIN.bytes; left > 0;) {
     const n = await conn.read(DISCARDED);
     if (n === null) return;
     left -= n;
@@ -808,7 +812,8 @@ function isFatal(error: unknown): boolean {
 }
 
 function outcomeOf({ received, expired }: Client, failure?: unknown): Outcome {
-  if (failure === undefined) return received === null ? "eof" : "echoed";
+  if (received === null) return "eof";
+  if (failure === undefined && received !== undefined) return "echoed";
   if (expired) return expired;
   if (isDisconnect(failure)) return "reset";
   // A TLS client that closes without saying so.
@@ -841,7 +846,7 @@ function settingsFrom({
   check("signal", signal instanceof AbortSignal, "an AbortSignal");
   check("onExchange", typeof onExchange === "function", "a function");
   check("onAcceptError", typeof onAcceptError === "function", "a function");
-  greeting = greeting.slice();
+  greeting = new Uint8Array(greeting); // a copy
   timeout ||= Infinity;
   const limits = { maxBytes, timeout, grace, maxConnections };
   return { greeting, ...limits, mode, signal, onExchange, onAcceptError };

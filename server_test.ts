@@ -336,6 +336,7 @@ overTcp(
     await readExactly(client, 8 << 20);
     assertEquals(await ask(client, "hoge"), "hoge");
     assertEquals(await outcomes(1), ["echoed"]);
+    client.close();
     crowd.forEach((conn) => conn.close());
     await server.shutdown();
     assertEquals(exchanges.all.length, 101);

@@ -152,6 +152,39 @@ withUnix("the exchange, and no file is left", async () => {
   await Deno.remove(dir);
 });
 
+needs(
+  ["net", "run", "read", "write"],
+  ["python3"],
+  "Unix socket: what a client has in its address cannot reach a terminal",
+  async () => {
+    const dir = await Deno.makeTempDir();
+    const path = `${dir}/echo.sock`;
+    await using command = new ServerProcess(
+      ["--unix", path, "-v"],
+      runMain("--allow-all"),
+    );
+    await command.ready();
+    await new Deno.Command("python3", {
+      args: [
+        "-c",
+        `import socket, sys
+s = socket.socket(socket.AF_UNIX)
+s.bind(sys.argv[2])
+s.connect(sys.argv[1])
+s.shutdown(socket.SHUT_WR)
+while s.recv(99): pass`,
+        path,
+        `${dir}/\x1b[31mred`,
+      ],
+    }).output();
+    const line = await command.event("exchange");
+    assert(line.includes(`remote="${dir}/\\u001b[31mred"`), line);
+    command.kill("SIGTERM");
+    await command.code();
+    await Deno.remove(dir, { recursive: true });
+  },
+);
+
 withUnix("no file is left when a later signal ends it at once", async () => {
   const dir = await Deno.makeTempDir();
   const path = `${dir}/echo.sock`;
@@ -270,10 +303,11 @@ needs(
     }
     assertEquals(await ask(client, "hoge"), "hoge");
     assertEquals(await command.code(), 1);
-    assertEquals(
-      command.stderr.all.at(-1),
-      "echo-server: cannot accept any more: Invalid argument (os error 22)",
-    );
+    const [retried, failed, summary] = command.stderr.all;
+    const error = 'error="Invalid argument (os error 22)"';
+    assert(retried.endsWith(` accept-error ${error}`));
+    assert(failed.endsWith(` accept-failed ${error}`));
+    assertMatch(summary, / summary echoed=1 /);
   },
 );
 

@@ -4,6 +4,7 @@
  */
 
 import { assert, assertEquals } from "@std/assert";
+import { Buffer } from "node:buffer";
 import { serve } from "../server.ts";
 import { FakeClock } from "./fake_clock.ts";
 import { type MemoryConn, MemoryListener } from "./memory_network.ts";
@@ -529,12 +530,98 @@ Deno.test("a listener that can never accept again ends the server", async () => 
     await using service = start({ listener, connect, lots: 0 });
     const client = await greeted(service.connect);
     const dead = Object.assign(new TypeError("Invalid argument"), { code });
-    listener.fail(dead);
+    const failures = [5, 10, 20, 40, 80, 160].map(() => dead);
+    failures.forEach((error) => listener.fail(error));
     assertEquals(await ask(client, "hoge"), "hoge");
     await clock.run(service.server.finished);
-    assertEquals(service.acceptErrors.all, [dead]);
+    assertEquals(service.acceptErrors.all, failures);
     assertEquals(listener.closes, 1);
   }
+});
+
+inMemory("a single EINVAL does not end the server", {}, async (service) => {
+  const { network: { listener }, exchange, clock } = service;
+  listener.fail(Object.assign(new TypeError("once"), { code: "EINVAL" }));
+  assertEquals(await clock.run(exchange("hoge")), `${GREETING}hoge`);
+});
+
+inMemory("an abort ends a back-off", {}, async (service) => {
+  const { network: { listener }, server, acceptErrors, abort, clock } = service;
+  for (let i = 0; i < 9; i++) listener.fail(emfile());
+  await clock.run(acceptErrors.waitFor(9)); // now it waits for a second
+  const before = clock.now;
+  abort();
+  await clock.run(server.finished);
+  assertEquals(clock.now, before);
+});
+
+Deno.test("an iterator that throws does not reject finished", async () => {
+  using clock = new FakeClock();
+  const listener = new MemoryListener();
+  let calls = 0;
+  const iterator = () => {
+    if (++calls === 2) throw new Error("no iterator");
+    return listener;
+  };
+  Object.defineProperty(listener, Symbol.asyncIterator, { value: iterator });
+  await using service = start({
+    listener,
+    connect: () => listener.connect(),
+    lots: 0,
+  });
+  listener.fail(new Error("odd"));
+  const answer = service.exchange("hoge");
+  assertEquals(await clock.run(answer), `${GREETING}hoge`);
+  assertEquals(calls, 3);
+});
+
+inSmall(
+  "an echo that is written while the time is up does not linger",
+  { greeting: "", maxBytes: 1024 },
+  async ({ connect, server, outcomes, abort, clock }) => {
+    const client = await connect();
+    const answer = ask(client, digits(1024).slice(0, 100));
+    stuck(client.peer);
+    await turns();
+    abort();
+    const before = clock.now;
+    await clock.run(server.finished);
+    assertEquals(clock.now - before <= 50, true);
+    assertEquals((await outcomes(1)).length, 1);
+    await answer.catch(() => {});
+  },
+);
+
+inMemory(
+  "a stuck write is drained for 50 ms also when the grace is over",
+  { greeting: new Uint8Array(1 << 20), grace: 0 },
+  async ({ connect, server, abort, clock }) => {
+    const client = await connect();
+    await turns();
+    abort();
+    await turns();
+    await send(client, "late");
+    const before = clock.now;
+    await clock.run(server.finished);
+    assertEquals(clock.now - before, 50);
+    await readAll(client); // a reset would reject
+  },
+);
+
+inMemory("what rejects with undefined is an error", {}, async (service) => {
+  const { network: { listener }, connect, outcomes } = service;
+  listener.onAccept = (conn) => {
+    conn.read = () => Promise.reject(undefined);
+  };
+  await readText(await connect());
+  assertEquals(await outcomes(1), ["error"]);
+});
+
+Deno.test("a greeting in a Node.js Buffer is copied too", async () => {
+  const greeting = Buffer.from("hello");
+  await using service = start(memoryNetwork(), { greeting });
+  greeting.fill(88);
+  assertEquals(await service.exchange("hoge"), "hellohoge");
 });
 
 /** A listener that never accepts a connection. */

@@ -1,0 +1,271 @@
+/**
+ * What must hold after each run, whatever the script was.
+ *
+ * @module
+ */
+
+import type { Exchange } from "../../server.ts";
+import type { Moment } from "../virtual_clock.ts";
+import {
+  DRAIN,
+  type Limit,
+  possibleResults,
+  reachedBy,
+  type Result,
+  TICK,
+} from "./model.ts";
+import {
+  clientByte,
+  greetingByte,
+  ownerOf,
+  round,
+  type Script,
+  type Settings,
+} from "./script.ts";
+import type { Client, Connection, Run } from "./simulation.ts";
+
+/** After a read of so many bytes the server drains, for so long and so much. */
+const LINGER = { from: 1024, ms: 1000, bytes: 1 << 20 };
+/** Accepting stops while a client is greeted. */
+const PACE = 50 + TICK;
+/** Accepting stops after a failure: three times, no script has more. */
+const BACK_OFF = 5 + 10 + 20 + 3 * TICK;
+
+/** Says what is wrong with a run, if anything is. */
+export function* violations({ settings }: Script, run: Run): Generator<string> {
+  if (run.finished === undefined) {
+    yield "finished: it never settles";
+    return;
+  }
+  for (const client of run.clients) {
+    yield* wrongBytes(client, settings);
+    const connection = run.connections.find(({ port }) => port === client.port);
+    if (connection) yield* wrongExchange(client, connection, settings, run);
+    else yield* wrongRefusal(client, settings, run);
+  }
+  for (const pair of run.shared) {
+    const [one, other] = pair.map(({ port }) =>
+      run.clients.findIndex((client) => client.port === port)
+    );
+    yield `buffer: clients ${one} and ${other} share one`;
+  }
+  yield* wrongEnd(settings, run, run.finished);
+  yield* wrongNumber(settings, run);
+  yield* wrongAccept(run);
+  yield* wrongErrors(run);
+}
+
+/** A client receives the greeting and its own bytes, from the first one on. */
+function* wrongBytes({ index, received }: Client, { greeting }: Settings) {
+  const expected = (n: number) =>
+    n < greeting ? greetingByte(n) : clientByte(index, n - greeting);
+  const n = received.findIndex((byte, n) => byte !== expected(n));
+  if (n < 0) return;
+  const owner = ownerOf(received[n]);
+  if (owner >= 0 && owner !== index) {
+    yield `isolation: client ${index} received a byte of client ${owner}`;
+  } else {
+    const not = `${received[n]}, not ${expected(n)}`;
+    yield `bytes: client ${index} received as byte ${n} ${not}`;
+  }
+}
+
+function* wrongExchange(
+  client: Client,
+  { accepted, closed, reports }: Connection,
+  settings: Settings,
+  run: Run,
+) {
+  const name = `client ${client.index}`;
+  if (!closed) yield `closed: ${name} is still connected`;
+  if (reports.length !== 1) {
+    yield `reported: ${name} ${reports.length} times`;
+    return;
+  }
+  const [report] = reports;
+  const { at, ms } = report;
+  if (ms !== at - accepted.at) yield `ms: ${name} is said to have taken ${ms}`;
+  const limits = limitsOf(accepted, settings, run);
+  const { events } = client;
+  const results = possibleResults(settings, accepted, report, events, limits);
+  const same = results.filter((result) => isSame(result, report));
+  if (same.length > 0) {
+    yield* wrongReading(client, report, same);
+    if (closed) yield* wrongClose(client, closed, report, limits, settings);
+  } else {
+    const possible = results.map(describe).join(", or ") || "none";
+    yield `outcome: ${name} is ${describe(report)}; possible: ${possible}`;
+  }
+}
+
+type Ending = Pick<Result, "outcome" | "bytes" | "at" | "turn">;
+
+function isSame(one: Ending, other: Ending): boolean {
+  return one.outcome === other.outcome && one.bytes === other.bytes &&
+    one.turn === other.turn;
+}
+
+function describe({ outcome, bytes, at }: Ending): string {
+  return `${outcome} with ${bytes} bytes at ${round(at)}`;
+}
+
+/** A client reads what was written, and EOF as soon as it has its echo. */
+function* wrongReading(
+  { end, ended, index, received, script }: Client,
+  { outcome, turn }: Moment & Exchange,
+  results: Result[],
+) {
+  if (end instanceof Deno.errors.ConnectionReset) {
+    yield `reset: client ${index} was reset`;
+  }
+  if (end !== "EOF") return;
+  const { length } = received;
+  const [{ written }] = results;
+  if (!results.some((result) => result.written === length)) {
+    yield `written: client ${index} received ${length} bytes, not ${written}`;
+  }
+  if (script.eager && outcome === "echoed" && ended?.turn !== turn) {
+    yield `EOF: client ${index} reads it at ${round(ended!.at)}`;
+  }
+}
+
+function limitsOf(
+  accepted: Moment,
+  { timeout, grace }: Settings,
+  { stops: { shutdown, abort } }: Pick<Run, "stops">,
+): Limit[] {
+  const limits: Limit[] = [];
+  if (abort) limits.push({ ...abort, outcome: "shutdown", late: 0 });
+  if (shutdown) {
+    const at = shutdown.at + grace;
+    limits.push({ ...shutdown, at, outcome: "shutdown", late: TICK });
+  }
+  if (timeout > 0) {
+    const at = accepted.at + timeout;
+    limits.push({ ...accepted, at, outcome: "timeout", late: TICK });
+  }
+  return limits;
+}
+
+/** The connection is closed with the report, or after it has been drained. */
+function* wrongClose(
+  client: Client,
+  closed: Moment,
+  report: Exchange & Moment,
+  limits: Limit[],
+  { maxBytes }: Settings,
+) {
+  const { bytes, outcome, at, turn } = report;
+  if (outcome !== "echoed" || bytes < Math.min(maxBytes, LINGER.from)) {
+    if (closed.turn === turn) return;
+    yield `closed: client ${client.index} is closed at ${round(closed.at)}`;
+    return;
+  }
+  const ends = [at + LINGER.ms, ...drainedAt(client)];
+  for (const limit of limits) {
+    if (limit.outcome === "shutdown") ends.push(limit.at);
+  }
+  const end = Math.max(at, Math.min(...ends));
+  // Whoever got the echo after a limit was being drained already.
+  const expired = limits.some(reachedBy(report));
+  const [first, last] = expired ? [at, end + DRAIN] : [end, end + TICK];
+  if (closed.at >= first && closed.at <= last) return;
+  const not = `${round(closed.at)}, not ${round(end)}`;
+  yield `drained: client ${client.index} is closed at ${not}`;
+}
+
+/** When there may be nothing more to drain. */
+function drainedAt({ events }: Client): number[] {
+  let sent = 0;
+  return events.filter(({ did, bytes }) => {
+    if (did === "send") sent += bytes;
+    return did === "send" ? sent > LINGER.bytes : did !== "read";
+  }).map(({ at }) => at);
+}
+
+/** Whoever is connected before the server is stopped is accepted. */
+function* wrongRefusal(client: Client, settings: Settings, run: Run) {
+  const { connected, events, index } = client;
+  const { stops: { shutdown, abort }, listenerClosed } = run;
+  if (!connected || !listenerClosed) return;
+  if (events.some(({ did }) => did === "reset")) return;
+  const stopped = Math.min(shutdown?.turn ?? Infinity, abort?.turn ?? Infinity);
+  if (connected.turn >= stopped) return;
+  const over = limitsOf(connected, { ...settings, timeout: 0 }, run);
+  if (over.some(({ at }) => at <= listenerClosed.at)) return;
+  yield `queue: client ${index} was never accepted`;
+}
+
+function* wrongEnd(settings: Settings, run: Run, finished: Moment) {
+  const closes = run.connections.map(({ closed }) => closed);
+  const never = { at: Infinity, turn: Infinity };
+  const last = [run.listenerClosed, ...closes].map((moment) => moment ?? never)
+    .reduce((one, other) => one.turn > other.turn ? one : other);
+  if (last.turn > finished.turn) {
+    yield "finished: it settles before everything is closed";
+  } else if (last.at < finished.at) {
+    yield "finished: it settles after everything is closed";
+  }
+  const limits = limitsOf(finished, { ...settings, timeout: 0 }, run);
+  const end = Math.min(...limits.map(({ at, late }) => at + late)) +
+    DRAIN + backOff(run);
+  const at = `${round(finished.at)}, not by ${round(end)}`;
+  if (finished.at > end) yield `finished: it settles at ${at}`;
+  if (run.timers > 0) yield `timers: ${run.timers} are pending`;
+}
+
+function backOff({ acceptErrors }: Run): number {
+  return acceptErrors.thrown > 0 ? BACK_OFF : 0;
+}
+
+/** Never are more connections open than allowed. */
+function* wrongNumber(
+  { mode, maxConnections }: Settings,
+  { connections }: Run,
+) {
+  const most = (end: (one: Connection) => Moment | undefined) => {
+    const changes = connections.flatMap((one) => [
+      { turn: one.accepted.turn, by: 1 },
+      { turn: end(one)?.turn ?? Infinity, by: -1 },
+    ]);
+    changes.sort((a, b) => a.turn - b.turn || a.by - b.by);
+    let open = 0;
+    return Math.max(0, ...changes.map(({ by }) => open += by));
+  };
+  const open = most(({ closed }) => closed);
+  if (open > maxConnections) {
+    yield `maxConnections: ${open} connections are open`;
+  }
+  const exchanges = most(({ reports }) => reports[0]);
+  if (mode === "serial" && exchanges > 1) {
+    yield `serial: ${exchanges} at a time`;
+  }
+}
+
+/** A client is accepted as soon as it can be: when it connects, or others end. */
+function* wrongAccept(run: Run) {
+  const { clients, connections } = run;
+  for (const { accepted, port } of connections) {
+    const { connected, index } = clients.find((one) => one.port === port)!;
+    const changes = connections.filter((other) => other.port !== port)
+      .flatMap((other) => [other.accepted, other.closed, other.reports[0]])
+      .filter((moment) => moment && moment.turn <= accepted.turn);
+    const times = [connected, ...changes].map((moment) => moment!.at);
+    const change = Math.max(...times);
+    if (accepted.at <= change + PACE + backOff(run)) continue;
+    const from = `${round(change)} to ${round(accepted.at)}`;
+    yield `accept: client ${index} waited from ${from}`;
+  }
+}
+
+function* wrongErrors({ acceptErrors, callbackErrors, uncaught }: Run) {
+  const { thrown, reported } = acceptErrors;
+  if (thrown !== reported) {
+    yield `accept errors: ${reported} of ${thrown} reported`;
+  }
+  const { printed } = callbackErrors;
+  if (callbackErrors.thrown !== printed) {
+    yield `callback errors: ${printed} of ${callbackErrors.thrown} printed`;
+  }
+  for (const error of uncaught) yield `uncaught: ${error}`;
+}

@@ -1,0 +1,110 @@
+import { assertEquals } from "@std/assert";
+import {
+  type ClientEvent,
+  DRAIN,
+  type Limit,
+  possibleResults,
+  TICK,
+} from "./model.ts";
+import { scriptOf } from "./script.ts";
+
+const SETTINGS = {
+  ...scriptOf(1).settings,
+  greeting: 5,
+  maxBytes: 4,
+  bufferSize: 7,
+  maxRead: Infinity,
+  maxWrite: Infinity,
+};
+const DEADLINE: Limit = { at: 100, turn: 0, outcome: "timeout", late: TICK };
+const ABORT: Limit = { at: 50, turn: 50, outcome: "shutdown", late: 0 };
+
+/** The time of an event is also its turn. */
+function client(at: number, did: ClientEvent["did"], bytes = 0): ClientEvent {
+  return { at, turn: at, did, bytes };
+}
+
+/** What is possible for an exchange that is accepted at 0. */
+function possible(
+  reported: number,
+  events: ClientEvent[],
+  limits: Limit[] = [],
+): string[] {
+  const accepted = { at: 0, turn: 0 };
+  const report = { at: reported, turn: reported };
+  return possibleResults(SETTINGS, accepted, report, events, limits)
+    .map(({ outcome, bytes, at }) => `${outcome} ${bytes} at ${at}`);
+}
+
+const READS = client(0, "read", 5);
+
+Deno.test("model: the first message is echoed", () => {
+  const events = [READS, client(1, "send", 3), client(2, "send", 1)];
+  assertEquals(possible(1, events), ["echoed 3 at 1"]);
+});
+
+Deno.test("model: maxBytes is the most", () => {
+  assertEquals(possible(1, [READS, client(1, "send", 5)]), ["echoed 4 at 1"]);
+});
+
+Deno.test("model: pieces within one turn may be read together", () => {
+  const events = [READS, client(1, "send", 1), client(1, "send", 2)];
+  assertEquals(possible(1, events), ["echoed 1 at 1", "echoed 3 at 1"]);
+});
+
+Deno.test("model: the echo waits until the client reads", () => {
+  const events = [client(1, "send", 3), client(9, "read", 1)];
+  assertEquals(possible(8, events), []);
+  assertEquals(possible(9, events), ["echoed 3 at 9"]);
+});
+
+Deno.test("model: a half-close is eof, a reset is reset", () => {
+  assertEquals(possible(2, [READS, client(2, "half-close")]), ["eof 0 at 2"]);
+  assertEquals(possible(2, [READS, client(2, "reset")]), ["reset 0 at 2"]);
+  assertEquals(possible(2, [READS, client(2, "close")]), ["eof 0 at 2"]);
+});
+
+Deno.test("model: a client that closes unread resets the echo", () => {
+  const events = [client(1, "send", 3), client(2, "close")];
+  assertEquals(possible(2, events), ["reset 2 at 2"]);
+});
+
+Deno.test("model: a deadline is never early, and late by a tick at most", () => {
+  assertEquals(possible(99, [READS], [DEADLINE]), []);
+  assertEquals(possible(100, [READS], [DEADLINE]), ["timeout 0 at 100"]);
+  assertEquals(possible(121, [READS], [DEADLINE]), ["timeout 0 at 121"]);
+  assertEquals(possible(122, [READS], [DEADLINE]), []);
+});
+
+Deno.test("model: what comes after the deadline may count", () => {
+  const events = [READS, client(110, "send", 3)];
+  assertEquals(possible(110, events, [DEADLINE]), [
+    "echoed 3 at 110",
+    "timeout 0 at 110",
+  ]);
+});
+
+Deno.test("model: a client that does not read is drained first", () => {
+  const events = [client(1, "send", 3)];
+  const last = 100 + TICK + DRAIN;
+  assertEquals(possible(last, events, [DEADLINE]), [`timeout 2 at ${last}`]);
+  assertEquals(possible(last + 1, events, [DEADLINE]), []);
+});
+
+Deno.test("model: an abort takes effect within its turn", () => {
+  assertEquals(possible(49, [READS], [ABORT]), []);
+  assertEquals(possible(50, [READS], [ABORT]), ["shutdown 0 at 50"]);
+  assertEquals(possible(51, [READS], [ABORT]), []);
+});
+
+Deno.test("model: who is accepted after an abort is not greeted", () => {
+  const accepted = { at: 60, turn: 60 };
+  const [{ written, outcome }, ...more] = possibleResults(
+    SETTINGS,
+    accepted,
+    accepted,
+    [],
+    [ABORT],
+  );
+  assertEquals([outcome, written, more], ["shutdown", 0, []]);
+});

@@ -1,0 +1,237 @@
+/**
+ * What happens in one run of the fuzz: the server's settings, what each client
+ * does and when the server is stopped, all drawn from one seed.
+ *
+ * @module
+ */
+
+import type { Mode } from "../../server.ts";
+
+export interface Script {
+  seed: number;
+  settings: Settings;
+  clients: ClientScript[];
+  controls: Control[];
+  /** What the callbacks do after they have noted what they are told. */
+  callbacks: "return" | "throw" | "reject";
+  /** Whether `console.error` throws. */
+  brokenConsole: boolean;
+}
+
+export interface Settings {
+  mode: Mode;
+  /** The length of the greeting. */
+  greeting: number;
+  maxBytes: number;
+  maxConnections: number;
+  timeout: number;
+  grace: number;
+  /** Of the network. */
+  bufferSize: number;
+  maxRead: number;
+  maxWrite: number;
+  backlog: number;
+  /** The most microtasks after which the server gets a result. */
+  latency: number;
+}
+
+export interface ClientScript {
+  /** When it connects, in milliseconds. */
+  at: number;
+  /** Reads whatever comes, all the time. */
+  eager: boolean;
+  steps: Step[];
+}
+
+export interface Step {
+  /** How many milliseconds after the step before. */
+  after: number;
+  do: "send" | "read" | "half-close" | "close" | "reset";
+  /** How many bytes to send, or to have read in all since the beginning. */
+  bytes: number;
+}
+
+export interface Control {
+  at: number;
+  do: "shutdown" | "abort" | "fail an accept";
+}
+
+/** The n-th byte that a client sends: nobody else sends it, nor its neighbour. */
+export function clientByte(client: number, n: number): number {
+  return 16 + client * 5 + n % 5;
+}
+
+/** Which client sends such a byte. The greeting has other bytes. */
+export function ownerOf(byte: number): number {
+  return Math.floor((byte - 16) / 5);
+}
+
+export function greetingByte(n: number): number {
+  return 1 + n % 7;
+}
+
+/** Draws a script. The same seed always gives the same. */
+export function scriptOf(seed: number): Script {
+  const random = new Random(seed);
+  const settings = settingsOf(random);
+  const controls = controlsOf(random, settings);
+  // Only a crowd shows how the server paces itself.
+  const count = random.chance(0.03) ? random.int(17, 40) : random.int(2, 8);
+  return {
+    seed,
+    settings,
+    clients: Array.from(
+      { length: count },
+      () => clientOf(random, settings, controls),
+    ),
+    controls,
+    callbacks: random.pick("return", "return", "throw", "reject"),
+    brokenConsole: random.chance(0.2),
+  };
+}
+
+function settingsOf(random: Random): Settings {
+  return {
+    mode: random.pick("concurrent", "serial", "events"),
+    greeting: random.pick(0, 1, 14, 14, 14, 40, 300),
+    maxBytes: random.pick(1, 2, 8, 100, 1024, 5000),
+    maxConnections: random.pick(1, 2, 3, Infinity, Infinity, Infinity),
+    timeout: random.pick(0, 30, 100, 100, 1000),
+    grace: random.pick(0, 1, 50, 500, 3000),
+    bufferSize: random.pick(1, 7, 7, 64, 64, 4096, 65536, 65536, 65536),
+    maxRead: random.pick(1, 5, Infinity, Infinity, Infinity),
+    maxWrite: random.pick(1, 5, Infinity, Infinity, Infinity),
+    backlog: random.pick(1, 2, 4096, 4096, 4096),
+    latency: random.pick(0, 0, 2, 10),
+  };
+}
+
+function clientOf(
+  random: Random,
+  settings: Settings,
+  controls: Control[],
+): ClientScript {
+  const { timeout, grace } = settings;
+  const at = momentOf(random);
+  const ends = [at + timeout];
+  for (const control of controls) ends.push(control.at, control.at + grace);
+  const steps: Step[] = [];
+  let now = at;
+  for (let left = random.int(0, 5); left > 0; left--) {
+    const after = pauseOf(random, random.pick(...ends) - now);
+    now += after;
+    const step = { after, ...actionOf(random, settings) };
+    steps.push(step);
+    if (step.do === "close" || step.do === "reset") break;
+  }
+  return { at, eager: random.chance(0.5), steps };
+}
+
+/** Any time, or about when a deadline passes or the server is stopped. */
+function pauseOf(random: Random, untilEnd: number): number {
+  if (random.chance(0.2)) {
+    return Math.max(0, untilEnd + random.pick(-1, 0, 1, random.real(0, 60)));
+  }
+  return random.pick(0, 0, random.real(0, 10), random.real(0, 150));
+}
+
+/** Now and then exactly when something else happens. */
+function momentOf(random: Random): number {
+  return random.pick(0, 10, random.real(0, 20), random.real(0, 300));
+}
+
+function actionOf(random: Random, settings: Settings) {
+  const action = random.pick<Step["do"]>(
+    ...["send", "send", "send", "send", "read", "read", "read"] as const,
+    ...["half-close", "close", "reset"] as const,
+  );
+  if (action === "send") return { do: action, bytes: sizeOf(random, settings) };
+  const some = random.int(1, 20);
+  return { do: action, bytes: random.pick(settings.greeting, some, Infinity) };
+}
+
+function sizeOf(random: Random, settings: Settings): number {
+  const { bufferSize, maxBytes, maxRead, maxWrite } = settings;
+  const piece = Math.min(bufferSize, maxRead, maxWrite);
+  // More than the server drains.
+  if (piece > 50_000 && random.chance(0.003)) return 1_200_000;
+  const size = random.pick(1, 2, 5, 100, 1023, maxBytes, maxBytes + 1);
+  return Math.min(size, 50 * piece); // not too many pieces
+}
+
+/** In the end the server is stopped, one way or the other. */
+function controlsOf(random: Random, { timeout }: Settings): Control[] {
+  const end = random.pick(momentOf(random), momentOf(random) + timeout);
+  const controls: Control[] = [
+    { at: end, do: random.pick("shutdown", "shutdown", "abort") },
+  ];
+  const more = random.pick(0, 0, 0, 1, 2);
+  for (let i = 0; i < more; i++) {
+    const at = end + random.pick(0, random.real(0, 100), random.real(0, 1500));
+    controls.push({ at, do: random.pick("shutdown", "abort") });
+  }
+  const failures = random.pick(0, 0, 0, 1, 3);
+  for (let i = 0; i < failures; i++) {
+    controls.push({ at: momentOf(random), do: "fail an accept" });
+  }
+  return controls;
+}
+
+/** The script in a few lines. */
+export function describeScript(script: Script): string {
+  const { clients, controls, settings, callbacks, brokenConsole } = script;
+  const show = (value: unknown) =>
+    JSON.stringify(value, (_, x) => x === Infinity ? "Infinity" : x)
+      .replaceAll(/[{}"]/g, "").replaceAll(/([:,])/g, "$1 ");
+  const step = ({ after, do: what, bytes }: Step) =>
+    `+${round(after)} ${what}${
+      ["send", "read"].includes(what) ? ` ${bytes}` : ""
+    }`;
+  return [
+    show(settings) + `, callbacks: ${callbacks}` +
+    (brokenConsole ? ", a broken console" : ""),
+    ...clients.map(({ at, eager, steps }, i) =>
+      `client ${i}${eager ? ", reading" : ""}: at ${round(at)} connect` +
+      steps.map((s) => `, ${step(s)}`).join("")
+    ),
+    ...controls.map(({ at, do: what }) => `at ${round(at)} ${what}`),
+  ].join("\n");
+}
+
+export function round(ms: number): number {
+  return Math.round(ms * 100) / 100;
+}
+
+/** Random numbers, the same for the same seed (mulberry32). */
+export class Random {
+  #state: number;
+
+  constructor(seed: number) {
+    this.#state = seed;
+  }
+
+  /** From 0 up to 1, which it never is. */
+  next(): number {
+    this.#state = (this.#state + 0x6d2b79f5) | 0;
+    let x = Math.imul(this.#state ^ (this.#state >>> 15), this.#state | 1);
+    x ^= x + Math.imul(x ^ (x >>> 7), x | 61);
+    return ((x ^ (x >>> 14)) >>> 0) / 2 ** 32;
+  }
+
+  real(min: number, max: number): number {
+    return min + this.next() * (max - min);
+  }
+
+  /** A whole number, `max` included. */
+  int(min: number, max: number): number {
+    return Math.floor(this.real(min, max + 1));
+  }
+
+  chance(probability: number): boolean {
+    return this.next() < probability;
+  }
+
+  pick<T>(...from: T[]): T {
+    return from[this.int(0, from.length - 1)];
+  }
+}
