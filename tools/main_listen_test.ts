@@ -12,6 +12,7 @@ import {
   readAll,
   readExactly,
   textOf,
+  turn,
   withCommand,
 } from "./testing.ts";
 
@@ -152,6 +153,70 @@ withUnix("the exchange, and no file is left", async () => {
   await Deno.remove(dir);
 });
 
+/** One exchange by a client that is bound to an address of its own. */
+async function connectFrom(address: string, path: string): Promise<void> {
+  const script = `import socket, sys
+s = socket.socket(socket.AF_UNIX)
+s.bind(sys.argv[1])
+s.connect(sys.argv[2])
+s.shutdown(socket.SHUT_WR)
+while s.recv(99): pass`;
+  await new Deno.Command("python3", {
+    args: ["-c", script, address, path],
+  }).output();
+}
+
+needs(
+  ["net", "run", "read", "write"],
+  ["python3"],
+  "Unix socket: a client whose address is no UTF-8 does not block others",
+  async () => {
+    const dir = await Deno.makeTempDir();
+    const path = `${dir}/echo.sock`;
+    await using command = new ServerProcess(
+      ["--unix", path],
+      runMain("--allow-all"),
+    );
+    await command.ready();
+    const script = `import socket, sys
+for i in range(50):
+    s = socket.socket(socket.AF_UNIX)
+    s.bind(b"\\0\\xff" + sys.argv[1].encode() + str(i).encode())
+    s.connect(sys.argv[1])
+s = socket.socket(socket.AF_UNIX)
+s.connect(sys.argv[1])
+s.send(b"hoge")
+while s.recv(99): pass`;
+    const { success } = await new Deno.Command("python3", {
+      args: ["-c", script, path],
+    }).output();
+    assert(success);
+    command.kill("SIGTERM");
+    assertMatch(await command.event("summary"), / echoed=1 /);
+    assertEquals(
+      command.stderr.all.filter((line) => line.includes("accept-error")),
+      [],
+    );
+    await command.code();
+    await Deno.remove(dir, { recursive: true });
+  },
+);
+
+withUnix("a signal as soon as the file exists leaves no file", async () => {
+  const dir = await Deno.makeTempDir();
+  const path = `${dir}/echo.sock`;
+  await using command = new ServerProcess(
+    ["--unix", path],
+    runMain("--allow-all"),
+  );
+  const exists = () => [...Deno.readDirSync(dir)].length > 0;
+  while (!exists() && !command.ended) await turn();
+  command.kill("SIGTERM");
+  assertEquals(await command.code(), 0);
+  assertEquals(exists(), false);
+  await Deno.remove(dir);
+});
+
 needs(
   ["net", "run", "read", "write"],
   ["python3"],
@@ -164,19 +229,7 @@ needs(
       runMain("--allow-all"),
     );
     await command.ready();
-    await new Deno.Command("python3", {
-      args: [
-        "-c",
-        `import socket, sys
-s = socket.socket(socket.AF_UNIX)
-s.bind(sys.argv[2])
-s.connect(sys.argv[1])
-s.shutdown(socket.SHUT_WR)
-while s.recv(99): pass`,
-        path,
-        `${dir}/\x1b[31mred`,
-      ],
-    }).output();
+    await connectFrom(`${dir}/\x1b[31mred`, path);
     const line = await command.event("exchange");
     assert(line.includes(`remote="${dir}/\\u001b[31mred"`), line);
     command.kill("SIGTERM");

@@ -163,6 +163,24 @@ withPipe(
   },
 );
 
+withPipe("log: the last lines are not the ones that are lost", async () => {
+  await using pipe = new Pipe();
+  await using command = new ServerProcess(
+    ["-p0", "-v"],
+    redirected(`2>${pipe.path}`, MAIN),
+  );
+  const port = await command.ready();
+  await exchanges(port, 4000);
+  command.kill("SIGTERM");
+  pipe.read(); // within the second that the process waits for its log
+  assertEquals(await command.code(), 0);
+  while (!pipe.lines.all.some((line) => line.includes(" summary "))) {
+    await pipe.lines.waitFor(pipe.lines.all.length + 1);
+  }
+  const lines = pipe.lines.all.filter((line) => line.includes(" shutdown "));
+  assertEquals(lines.length, 1);
+});
+
 withPipe("log: lines of two processes on one pipe do not mix", async () => {
   const COUNT = 1000;
   await using pipe = new Pipe();
