@@ -1,6 +1,6 @@
 /**
- * The command: listens, and runs the echo service of `server.ts` until it gets
- * SIGINT or SIGTERM.
+ * The command: listens and runs the echo service of `server.ts` until SIGINT or
+ * SIGTERM.
  *
  * ```sh
  * deno run --allow-net main.ts --help
@@ -36,19 +36,19 @@ export interface Options {
   cert?: string;
   /** The file with the private key, for TLS. */
   key?: string;
-  /** What each client is sent first. */
+  /** What to send to each client first. */
   greeting: Uint8Array;
-  /** The most bytes that the one read takes. */
+  /** The maximum number of bytes to read and echo. */
   maxBytes: number;
-  /** Milliseconds for an exchange; 0 disables the timeout. */
+  /** The time limit for an exchange, in milliseconds; 0 disables it. */
   timeout: number;
   /** The maximum number of simultaneous connections. */
   maxConnections: number;
-  /** How the connections share the program. */
+  /** How simultaneous connections are handled. */
   mode: Mode;
-  /** Milliseconds that exchanges may go on after a signal. */
+  /** Milliseconds for exchanges to finish after a signal. */
   grace: number;
-  /** Whether other processes may listen on the same port. */
+  /** Whether to let other processes listen on the same port. */
   reusePort: boolean;
   /** Whether to log each exchange. */
   verbose: boolean;
@@ -64,7 +64,7 @@ export interface Options {
 interface Option<T> {
   name: string;
   short?: string;
-  /** What stands for the value in the help text. */
+  /** The placeholder for the value in the help text. */
   value?: string;
   /** The default, as you would type it. */
   default?: string;
@@ -78,7 +78,7 @@ const OPTIONS: { [K in keyof Required<Options>]: Option<Options[K]> } = {
     short: "p",
     value: "N",
     default: "30000",
-    help: "port to listen on, 0 picks a free one",
+    help: "port to listen on; 0 picks a free one",
     parse: wholeNumber(0, 65_535),
   },
   host: {
@@ -97,34 +97,34 @@ const OPTIONS: { [K in keyof Required<Options>]: Option<Options[K]> } = {
   cert: {
     name: "cert",
     value: "FILE",
-    help: "certificate for TLS, PEM; needs --key",
+    help: "PEM file with the TLS certificate; needs --key",
     parse: nonEmpty,
   },
   key: {
     name: "key",
     value: "FILE",
-    help: "private key for TLS, PEM; needs --cert",
+    help: "PEM file with the TLS private key; needs --cert",
     parse: nonEmpty,
   },
   greeting: {
     name: "greeting",
     value: "TEXT",
     default: String.raw`Hello World!\r\n`,
-    help: String.raw`sent first; with \r \n \t \0 \\ \xHH`,
+    help: String.raw`greeting; allows \r \n \t \0 \\ \xHH`,
     parse: unescape,
   },
   maxBytes: {
     name: "max-bytes",
     value: "N",
     default: "1024",
-    help: "most bytes that the one read takes",
+    help: "maximum number of bytes to read and echo",
     parse: wholeNumber(1, 2 ** 30),
   },
   timeout: {
     name: "timeout",
     value: "SECONDS",
     default: "60",
-    help: "deadline of an exchange, 0 disables it",
+    help: "time limit for an exchange; 0 disables it",
     parse: seconds,
   },
   maxConnections: {
@@ -216,7 +216,7 @@ const NO_EXCHANGES: Record<Outcome, number> = {
   error: 0,
 };
 
-/** The signals that end the service. Windows has no SIGTERM. */
+/** The signals that shut the server down. Windows has no SIGTERM. */
 const SIGNALS: [Deno.Signal, number][] = Deno.build.os === "windows"
   ? [["SIGINT", 2]]
   : [["SIGINT", 2], ["SIGTERM", 15]];
@@ -245,7 +245,7 @@ function onSignals(
 
 const HINT = " (Ctrl-C again quits at once)";
 
-/** Passes on the first of the calls that come within `ms`. */
+/** Makes a call, and drops those that follow within `ms`. */
 function throttle(
   ms: number,
   call: (text: string) => void,
@@ -263,13 +263,13 @@ function throttle(
 function listenOrDie(options: Options): Deno.Listener {
   const { host: hostname, port, unix, cert, key, reusePort } = options;
   if (reusePort && Deno.build.os !== "linux") {
-    die(1, `--reuse-port: only Linux shares a port, not ${Deno.build.os}`);
+    die(1, `--reuse-port: only Linux supports it, not ${Deno.build.os}`);
   }
   const tls = cert && key && { cert: readOrDie(cert), key: readOrDie(key) };
   const tcp = {
     hostname,
     port,
-    tcpBacklog: 4096, // clients queue up there; the kernel may allow fewer
+    tcpBacklog: 4096, // the length of the queue; the kernel may lower it
     ...(reusePort && { reusePort }),
   };
   try {
@@ -278,7 +278,7 @@ function listenOrDie(options: Options): Deno.Listener {
   } catch (error) {
     if (tls) dieOfPem(error, options);
     const addr = unix ?? format({ transport: "tcp", hostname, port });
-    const inUse = unix ? "the path exists" : "the port is in use";
+    const inUse = unix ? "the path already exists" : "the port is in use";
     die(1, `cannot listen on ${addr}: ${describeListenError(error, inUse)}`);
   }
 }
@@ -291,13 +291,13 @@ function readOrDie(file: string): string {
   }
 }
 
-/** Ends the process if the error is about the certificate or the key. */
+/** Ends the process if the certificate or the key caused the error. */
 function dieOfPem(error: unknown, { cert, key }: Options): void {
   const text = oneLine(error);
   if (/KeyMismatch/.test(text)) die(1, `${key} is not the key of ${cert}`);
-  if (/\bkeys?\b/i.test(text)) die(1, `${key} is no private key in PEM format`);
+  if (/\bkeys?\b/i.test(text)) die(1, `${key} is not a PEM private key`);
   if (/certificate/i.test(text) || error instanceof Deno.errors.InvalidData) {
-    die(1, `${cert} is no certificate in PEM format`);
+    die(1, `${cert} is not a PEM certificate`);
   }
 }
 
@@ -310,7 +310,7 @@ function describeListenError(error: unknown, inUse: string): string {
   return describeError(error);
 }
 
-/** What the system or Deno refused, in plain words. */
+/** Says in plain words what the system or Deno refused. */
 function describeError(error: unknown): string {
   const text = oneLine(error);
   const missing = text.match(/^Requires (\w+) access to "(.*)", run again/);
@@ -327,7 +327,7 @@ function tryClose(listener: Deno.Listener): void {
   try {
     listener.close();
   } catch {
-    // It is closed already.
+    // It is already closed.
   }
 }
 
@@ -342,16 +342,16 @@ function format(addr: Deno.Addr): string {
 
 // -------------------------------------------------------------------- logging
 
-/** How many lines wait at most, and how long they do so to be written together. */
+/** The most lines that may wait, and how long they wait to be batched. */
 const QUEUE = { lines: 2000, ms: 10 };
-/** A pipe takes so many bytes as a whole: no line is torn, or mixed with others. */
+/** A pipe takes this many bytes in one piece: no line is torn or mixed. */
 const PIPE_BUF = 4096;
 
 type Fields = Record<string, string | number>;
 
 /**
- * Lines for stdout or stderr. They are written in the background, so that a
- * reader who stops reading stops nothing else. Lines that are lost are counted.
+ * Writes lines to stdout or stderr, in the background: a reader that stops
+ * reading does not block the server. Lost lines are counted.
  */
 class Log {
   readonly #lines: Uint8Array[] = [];
@@ -362,7 +362,7 @@ class Log {
 
   constructor(readonly out: typeof Deno.stderr, readonly json: boolean) {}
 
-  /** Adds an event, with a hint for the person at a terminal. */
+  /** Logs an event. On a terminal, the hint follows. */
   event(event: string, fields: Fields, hint = ""): void {
     const isShown = !this.json && this.out.isTerminal();
     this.line(this.#format(event, fields) + (isShown ? hint : ""));
@@ -377,7 +377,7 @@ class Log {
     this.#writing ??= this.#run();
   }
 
-  /** Waits until everything is written, at most for `ms`. */
+  /** Waits until everything is written, but at most `ms`. */
   async flush(ms: number): Promise<void> {
     await Promise.race([this.#writing, delay(ms)]);
   }
@@ -464,7 +464,7 @@ function toFields({ remote, outcome, bytes, ms }: Exchange): Fields {
   return { remote: format(remote), outcome, bytes, ms };
 }
 
-/** Prints a text on stdout, at once. */
+/** Prints text on stdout, at once. */
 function print(text: string): void {
   try {
     console.log(text);
@@ -478,7 +478,7 @@ function die(code: number, line: string): never {
   try {
     console.error(`echo-server: ${printable(line)}`);
   } catch {
-    // The exit code has to do.
+    // The exit code must suffice.
   }
   Deno.exit(code);
 }
@@ -590,13 +590,13 @@ function refuse({ name }: { name: string }, why: string): never {
 }
 
 /**
- * Writes each option as `--name=value`, flags as `--name=true`. Left to itself,
- * `parseArgs` takes no value that is empty or starts with a hyphen, and lets a
- * flag swallow the `false` that follows it.
+ * Writes each option as `--name=value`, and a flag as `--name=true`. On its
+ * own, `parseArgs` accepts no value that is empty or starts with a hyphen, and
+ * lets a flag swallow a `false` that follows.
  */
 function joinValues(args: string[]): string[] {
   const joined: string[] = [];
-  const rest = args[0] === "--" ? args.slice(1) : [...args]; // as npm has it
+  const rest = args[0] === "--" ? args.slice(1) : [...args]; // as for npm
   for (let arg; (arg = rest.shift()) !== undefined;) {
     if (arg === "--") return [...joined, arg, ...rest];
     const [long, ...others] = toLong(arg);
@@ -613,7 +613,7 @@ function joinValues(args: string[]): string[] {
   return joined;
 }
 
-/** `-vp0` as `--verbose -p0`, and `-p0` as `--port=0`. */
+/** Rewrites `-vp0` as `--verbose -p0`, and `-p0` as `--port=0`. */
 function toLong(arg: string): string[] {
   const [hyphen, letter = "", ...more] = arg;
   const option = ALL.find(({ short }) => short === letter);
@@ -636,9 +636,9 @@ function wholeNumber(min: number, max: number): Parse<number> {
   };
 }
 
-/** Seconds on the command line, milliseconds in the program. */
+/** Parses seconds and returns milliseconds. */
 function seconds(text: string, refuse: (why: string) => never): number {
-  const max = 2_147_483; // the longest that a timer can wait
+  const max = 2_147_483; // the longest delay of a timer
   const n = /^[0-9]+(\.[0-9]+)?$/.test(text) ? Number(text) : NaN;
   return n <= max ? 1000 * n : refuse(`not a number from 0 to ${max}`);
 }
@@ -669,7 +669,7 @@ function unescape(text: string, refuse: (why: string) => never): Uint8Array {
       bytes.push(parseInt(hex.join(""), 16));
     } else {
       const byte = Object.entries(escapes).find(([key]) => key === letter)?.[1];
-      bytes.push(byte ?? refuse(`not valid: ${quote(part)} is no escape`));
+      bytes.push(byte ?? refuse(`not valid: ${quote(part)} is not an escape`));
     }
   }
   return new Uint8Array(bytes);

@@ -20,14 +20,14 @@
  */
 
 /**
- * Serves the connections of a listener until it is shut down, and returns at
- * once. The server owns the listener and closes it in the end.
+ * Starts to serve the connections of a listener and returns at once. The server
+ * owns the listener, and closes it at the end.
  *
  * @param listener A TCP, TLS or Unix listener, or one of your own.
- * @param options What to change from the defaults.
+ * @param options Options that override the defaults.
  * @returns The running server.
  * @throws {TypeError} If an option has the wrong type.
- * @throws {RangeError} If a number is out of its range.
+ * @throws {RangeError} If a number is out of range.
  *
  * @example
  * ```ts
@@ -49,7 +49,7 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
           exchange(client); // a task of its own: not awaited
           break;
         case "serial":
-          await exchange(client); // one await apart
+          await exchange(client); // the only difference: `await`
           break;
         case "events":
           events!.enqueue({ type: "accept", client });
@@ -85,7 +85,7 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
   const timer = new Timer(wake);
   const acceptor = new Acceptor(listener, changed.notify, acceptFailed);
   let events: ReadableStreamDefaultController<Event> | undefined;
-  let graceEnds = Infinity; // not before the shutdown begins
+  let graceEnds = Infinity; // until the shutdown begins
   let aborted = false;
   let yielding = 0;
 
@@ -103,7 +103,7 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
     [Symbol.asyncDispose]: shutdown,
   };
 
-  /** The mode `events`: one loop answers accepts and reads, one by one. */
+  /** The mode `events`: one loop handles accepts and reads, one by one. */
   async function answerEvents(): Promise<void> {
     const queue = new ReadableStream<Event>({ start: (c) => events = c });
     for await (const { type, client, n = null } of queue) {
@@ -149,7 +149,7 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
     }
   }
 
-  /** Where every exchange ends, once, with nothing pending any more. */
+  /** Every exchange ends here, exactly once, when nothing of it is pending. */
   function close(client: Client, failure?: unknown): void {
     if (client.buffer) buffers.put(client.buffer);
     const outcome = outcomeOf(client, failure);
@@ -165,7 +165,7 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
     report(settings.onExchange, { remote, outcome, bytes, ms });
   }
 
-  /** Discards what, left unread, would turn the close into a reset. */
+  /** Discards data that, left unread, would turn the close into a reset. */
   async function drain(client: Client, ms: number): Promise<void> {
     client.state = "draining";
     client.deadline = performance.now() + ms;
@@ -190,7 +190,7 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
     client.deadline = client.began + settings.timeout;
     clients.add(client);
     timer.wakeBy(client.deadline);
-    // Without a timeout, nothing else would notice a dead peer.
+    // Without a timeout, nothing else would detect a dead peer.
     if (client.deadline === Infinity) attempt(() => conn.setKeepAlive?.(true));
     if (aborted) expire(client);
     return client;
@@ -204,9 +204,9 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
     else attempt(() => client.conn.close());
   }
 
-  /** A deadline has passed, of a client, of the grace or of `until`. */
+  /** Runs when a deadline has passed: a client's, the grace's or `until`'s. */
   async function wake(): Promise<void> {
-    // After a long pause of the process, data may have arrived in time.
+    // If the process was stopped, data may have arrived in time.
     if (nextDeadline() <= performance.now()) await yieldToIO();
     const now = performance.now();
     if (now >= graceEnds && !aborted) abort();
@@ -219,7 +219,7 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
     return Math.min(clients.nextDeadline(), aborted ? Infinity : graceEnds);
   }
 
-  /** Lets pending operations make progress: the runtime serves some 128 a turn. */
+  /** Lets pending operations proceed: the runtime polls some 128 per turn. */
   async function yieldToIO(): Promise<void> {
     yielding++;
     for (let left = 2 + clients.size / 64; left > 0; left--) await nextTurn();
@@ -227,7 +227,7 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
     changed.notify();
   }
 
-  /** Waits until a condition holds, at most for `ms`. */
+  /** Waits until a condition holds, but at most `ms`. */
   async function until(holds: () => boolean, ms: number): Promise<void> {
     const limit = performance.now() + ms;
     while (!holds() && performance.now() < limit) {
@@ -236,7 +236,7 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
     }
   }
 
-  /** Pacing. (A TLS client may never finish its handshake: no wait for that.) */
+  /** Pacing. Does not wait for TLS clients: a handshake may never finish. */
   async function greeted(client: Client): Promise<void> {
     if (settings.greeting.length === 0 || "handshake" in client.conn) return;
     await until(() => client.sent > 0 || client.state === "closed", PACE.ms);
@@ -276,7 +276,7 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
     if (!acceptor.done) attempt(() => listener.close());
   }
 
-  /** From now on every client's time is up. */
+  /** Expires every client, also those that are still to be accepted. */
   function abort(): void {
     aborted = true;
     for (const client of clients.overdue(Infinity)) expire(client);
@@ -285,12 +285,13 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
 }
 
 /**
- * How the connections share the program. The exchange is the same in all three.
+ * How simultaneous connections are handled. The exchange is the same in all
+ * three modes.
  *
  * - `concurrent`: each connection has a task of its own.
  * - `serial`: each exchange ends before the next connection is accepted.
  * - `events`: accepts and reads become events in one queue, and a single loop
- *   answers them.
+ *   handles them.
  *
  * @example
  * ```ts
@@ -309,8 +310,8 @@ export type Mode = "concurrent" | "serial" | "events";
  * - `eof`: the client half-closed, or vanished from TLS, without sending.
  * - `timeout`: its deadline passed.
  * - `reset`: the client reset the connection.
- * - `shutdown`: an abort, or the end of the grace, closed the connection.
- * - `error`: anything else that failed.
+ * - `shutdown`: an abort or the end of the grace closed the connection.
+ * - `error`: any other failure.
  *
  * @example Counting
  * ```ts
@@ -364,8 +365,8 @@ export interface Exchange {
 }
 
 /**
- * The listener that {@linkcode serve} needs. Any `Deno.Listener` will do, and
- * so will one of your own, for example in memory.
+ * The listener that {@linkcode serve} needs. Any `Deno.Listener` will do, or a
+ * listener of your own, for example in memory.
  *
  * Its iterator ends after `close()`. When `next()` rejects, the server reports
  * the error and tries again with a new iterator.
@@ -420,9 +421,9 @@ export interface Listener<A extends Deno.Addr = Deno.Addr> {
 }
 
 /**
- * The connection that {@linkcode serve} needs. Any `Deno.Conn` will do. One of
- * your own must behave like it, and above all its `close()` must settle what is
- * pending: the server waits for that before it lets go of a connection.
+ * The connection that {@linkcode serve} needs. Any `Deno.Conn` will do. A
+ * connection of your own must behave like one. Above all, `close()` must settle
+ * pending reads and writes: the server waits for them.
  *
  * @example Counting the bytes that are read
  * ```ts
@@ -452,15 +453,15 @@ export interface Listener<A extends Deno.Addr = Deno.Addr> {
 export interface Conn {
   /** The client's address. */
   readonly remoteAddr: Deno.Addr;
-  /** Reads what has arrived, at least one byte. Resolves to `null` at the EOF. */
+  /** Reads what has arrived, at least one byte. Resolves to `null` at EOF. */
   read(into: Uint8Array): Promise<number | null>;
-  /** Writes some of the bytes, at least one, and resolves to how many. */
+  /** Writes at least one of the bytes, and resolves to how many it wrote. */
   write(bytes: Uint8Array): Promise<number>;
   /** Half-closes: the client gets an EOF, and can still send. */
   closeWrite(): Promise<void>;
   /** Closes both sides. A pending read or write rejects. */
   close(): void;
-  /** Turns TCP keep-alive on or off, where there is such a thing. */
+  /** Turns TCP keep-alive on or off, if the transport has it. */
   setKeepAlive?(on: boolean): void;
 }
 
@@ -477,52 +478,53 @@ export interface Conn {
  */
 export interface ServeOptions {
   /**
-   * What each client is sent first. A string is sent as UTF-8. If it is empty,
-   * nothing is sent.
+   * What to send to each client first. A string is sent as UTF-8. If it is
+   * empty, nothing is sent.
    *
    * @default {"Hello World!\r\n"}
    */
   greeting?: string | Uint8Array;
   /**
-   * The most bytes that the one read takes: a whole number from 1 to
+   * The maximum number of bytes to read and echo: a whole number from 1 to
    * 1073741824.
    *
    * @default {1024}
    */
   maxBytes?: number;
   /**
-   * How long an exchange may take, in milliseconds, at most 2147483647. Then
-   * the connection is closed. 0 disables it; TCP keep-alive then detects
-   * clients that have vanished (not with TLS, where Deno cannot turn it on).
+   * The time limit for an exchange, in milliseconds, at most 2147483647. When
+   * it is over, the connection is closed. 0 disables it; TCP keep-alive then
+   * detects clients that have vanished (not with TLS, where Deno cannot turn it
+   * on).
    *
    * @default {60000}
    */
   timeout?: number;
   /**
-   * The maximum number of simultaneous connections: a whole number from 1.
-   * Further clients wait in the kernel's queue. A connection that is being
-   * drained, for a second at most, still counts.
+   * The maximum number of simultaneous connections: a whole number, at least
+   * 1, or `Infinity`. Further clients wait in the kernel's queue. A connection
+   * that is being drained, for a second at most, still counts.
    *
    * @default {Infinity}
    */
   maxConnections?: number;
   /**
-   * How the connections share the program.
+   * How simultaneous connections are handled.
    *
    * @default {"concurrent"}
    */
   mode?: Mode;
   /**
-   * How long exchanges may go on after {@linkcode EchoServer.shutdown}, in
-   * milliseconds, at most 2147483647. Then everything that is left is closed,
-   * as by an abort.
+   * How long exchanges may continue after {@linkcode EchoServer.shutdown}, in
+   * milliseconds, at most 2147483647. The server then closes what is left, as
+   * after an abort.
    *
    * @default {10000}
    */
   grace?: number;
   /**
-   * Closes the listener and every connection at once when it is aborted. To let
-   * exchanges finish, call {@linkcode EchoServer.shutdown} instead.
+   * When it is aborted, the server closes every connection and the listener at
+   * once. To let exchanges finish, call {@linkcode EchoServer.shutdown}.
    */
   signal?: AbortSignal;
   /**
@@ -532,9 +534,9 @@ export interface ServeOptions {
   onExchange?: (exchange: Exchange) => unknown;
   /**
    * Called when a connection cannot be accepted, for example because the
-   * process is out of file descriptors. The server tries again, after 5 ms at
-   * first and up to a second later. If the listener can never accept again, the
-   * server shuts down.
+   * process is out of file descriptors. The server retries after 5 ms, then
+   * doubles the delay up to a second. If the listener can never accept again,
+   * the server shuts down.
    */
   onAcceptError?: (error: unknown) => unknown;
 }
@@ -560,23 +562,23 @@ export interface EchoServer<A extends Deno.Addr = Deno.Addr>
   readonly connections: number;
   /**
    * Resolves when the listener and all connections are closed: after a
-   * shutdown, an abort, or because the listener was closed or has failed for
-   * good. Never rejects.
+   * shutdown or an abort, or because the listener was closed or has failed
+   * permanently. Never rejects.
    */
   readonly finished: Promise<void>;
   /**
-   * Shuts down gracefully: accepts the clients that already wait in the
-   * kernel's queue, closes the listener and lets exchanges in progress finish,
-   * for at most {@linkcode ServeOptions.grace}.
+   * Shuts down gracefully: accepts the clients in the kernel's queue, closes
+   * the listener and lets exchanges in progress finish, for at most
+   * {@linkcode ServeOptions.grace}.
    *
    * @returns {@linkcode EchoServer.finished}
    */
   shutdown(): Promise<void>;
 }
 
-/** Pacing: one client in `every` must be greeted, or `ms` pass, to go on. */
+/** Pacing: once in `every` clients, wait up to `ms` for the greeting. */
 const PACE = { every: 16, ms: 50 };
-/** Milliseconds before the next accept. Nobody to wait for: `last` is enough. */
+/** Back-off in ms. After an abort, with no client left, give up at `last`. */
 const BACK_OFF = { first: 5, last: 160, max: 1000 };
 /** Lingering: so many ms, after so many bytes read, or more than so many sent. */
 const LINGER = { read: 1024, sent: 4096, ms: 1000 };
@@ -584,13 +586,13 @@ const LINGER = { read: 1024, sent: 4096, ms: 1000 };
 const DRAIN = { ms: 50, bytes: 1 << 20 };
 /** Deadlines within so many milliseconds expire together. */
 const TICK = 20;
-/** How many clients a shutdown still accepts from the kernel's queue. */
+/** The most clients that a shutdown accepts from the kernel's queue. */
 const BACKLOG = 4096;
 const MODES: readonly Mode[] = ["concurrent", "serial", "events"];
-/** The longest that a timer can wait. */
+/** The longest delay of a timer. */
 const MAX_MS = 2 ** 31 - 1;
 
-/** A connection, and how far its exchange has come. */
+/** A connection and the state of its exchange. */
 class Client {
   readonly began = performance.now();
   deadline = Infinity;
@@ -606,10 +608,10 @@ class Client {
   constructor(readonly conn: Conn) {}
 }
 
-/** What the loop of the mode `events` takes from its queue. */
+/** An event in the queue of the mode `events`. */
 type Event = { type: "accept" | "read"; client: Client; n?: number | null };
 
-/** The open connections. A `Set` took twice the memory under load. */
+/** The open connections. A `Set` doubled the memory under load. */
 class Clients {
   readonly #all: Client[] = [];
 
@@ -621,7 +623,7 @@ class Clients {
     client.index = this.#all.push(client) - 1;
   }
 
-  /** The last client moves to the place that becomes free. */
+  /** Moves the last client into the free slot. */
   delete(client: Client): void {
     const last = this.#all.pop()!;
     if (last !== client) this.#all[client.index] = last;
@@ -663,7 +665,7 @@ class Timer {
     clearTimeout(undefined);
   }
 
-  /** Sets the timer, unless it is set to an earlier time. */
+  /** Sets the timer, unless it is already set to an earlier time. */
   wakeBy(time: number): void {
     if (time >= this.#time) return;
     clearTimeout(this.#id);
@@ -682,7 +684,7 @@ class Timer {
   }
 }
 
-/** The connections of a listener. An accept that fails is tried again. */
+/** The connections of a listener. A failed accept is retried. */
 class Acceptor implements AsyncIterableIterator<Conn> {
   /** How many accepts have begun, including those that failed. */
   attempts = 0;
@@ -732,7 +734,7 @@ class Acceptor implements AsyncIterableIterator<Conn> {
   }
 }
 
-/** Buffers for the reads, cut from slabs and used again. */
+/** Read buffers, cut from slabs and reused. */
 class BufferPool {
   readonly #free: Uint8Array[] = [];
   #slab = new Uint8Array(0);
@@ -743,7 +745,7 @@ class BufferPool {
     const free = this.#free.pop();
     if (free !== undefined) return free;
     if (this.#slab.length < this.size) {
-      // So large that the kernel backs only the pages that are read into.
+      // So large that the kernel allocates only the pages that are used.
       this.#slab = new Uint8Array(Math.max(this.size, 1 << 20));
     }
     const buffer = this.#slab.subarray(0, this.size);
@@ -756,10 +758,10 @@ class BufferPool {
   }
 }
 
-/** Where discarded bytes go. Nobody looks at them. */
+/** Where discarded bytes go. Nobody reads them. */
 const DISCARDED = new Uint8Array(1 << 16);
 
-/** Reads up to the EOF. */
+/** Reads to EOF, but at most `LINGER.bytes`. */
 async function discard(conn: Conn): Promise<void> {
   for (let left = DRAIN.bytes; left > 0;) {
     const n = await conn.read(DISCARDED);
@@ -770,21 +772,21 @@ async function discard(conn: Conn): Promise<void> {
 
 function noop(): void {}
 
-/** Resolves after the runtime has looked for I/O once more. */
+/** Resolves after the runtime has polled for I/O once more. */
 function nextTurn(): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, 0));
 }
 
-/** Calls what fails if the connection or the listener is closed already. */
+/** Calls what throws if the connection or the listener is already closed. */
 function attempt(call: () => void): void {
   try {
     call();
   } catch {
-    // Nothing is left to be done.
+    // Nothing is left to do.
   }
 }
 
-/** Calls a callback. What it throws is printed, if it can be. */
+/** Calls a callback. If it throws or rejects, prints the error, if possible. */
 function report<T>(callback: (about: T) => unknown, about: T): void {
   try {
     const result = callback(about);
@@ -816,7 +818,7 @@ function outcomeOf({ received, expired }: Client, failure?: unknown): Outcome {
   if (failure === undefined && received !== undefined) return "echoed";
   if (expired) return expired;
   if (isDisconnect(failure)) return "reset";
-  // A TLS client that closes without saying so.
+  // A TLS client closed without a close_notify.
   if (failure instanceof Deno.errors.UnexpectedEof) return "eof";
   return "error";
 }

@@ -83,8 +83,8 @@ withTls("a file that is no good is one line that names it", async () => {
     [none, key, `cannot read ${none}: no such file or directory`],
     [cert, none, `cannot read ${none}: no such file or directory`],
     [dir, key, `cannot read ${dir}: is a directory`],
-    [junk, key, `${junk} is no certificate in PEM format`],
-    [cert, junk, `${junk} is no private key in PEM format`],
+    [junk, key, `${junk} is not a PEM certificate`],
+    [cert, junk, `${junk} is not a PEM private key`],
     [cert, other, `${other} is not the key of ${cert}`],
     [
       cert,
@@ -262,7 +262,7 @@ withUnix("what is refused is one line that names the path", async () => {
   const taken = `${dir}/taken`;
   await Deno.writeTextFile(taken, "");
   const cases: [string, string, string[]?][] = [
-    [taken, "the path exists"],
+    [taken, "the path already exists"],
     [`${dir}/none/a`, "no such file or directory"],
     [
       `${dir}/a`,
