@@ -176,14 +176,14 @@ async function main(): Promise<void> {
   if (options.version) return print(`echo-server ${denoJson.version}`);
 
   const log = new Log(Deno.stderr, options.json);
-  // Before there is a socket: a signal that comes early must not leave it.
+  // Before listening, so that no signal can leave a socket file behind.
   const signaled = onSignals((signal) => {
     server.shutdown();
     const fields = { clients: server.connections, grace: options.grace / 1000 };
-    log.event("shutdown", { signal, ...fields }, HINT);
+    log.event("shutdown", { signal, ...fields }, QUIT_HINT);
   }, () => tryClose(listener));
   const listener = listenOrDie(options);
-  const counts = { ...NO_EXCHANGES };
+  const counts = { ...ZERO_COUNTS };
   const logAcceptError = throttle(1000, (error) => {
     log.event("accept-error", { error });
   });
@@ -207,7 +207,7 @@ async function main(): Promise<void> {
   Deno.exit(signaled() ? 0 : 1);
 }
 
-const NO_EXCHANGES: Record<Outcome, number> = {
+const ZERO_COUNTS: Record<Outcome, number> = {
   echoed: 0,
   eof: 0,
   timeout: 0,
@@ -221,7 +221,7 @@ const SIGNALS: [Deno.Signal, number][] = Deno.build.os === "windows"
   ? [["SIGINT", 2]]
   : [["SIGINT", 2], ["SIGTERM", 15]];
 
-/** Shuts down on the first signal, and quits on one that comes later. */
+/** Shuts down on the first signal, and exits at once on a later one. */
 function onSignals(
   shutDown: (signal: Deno.Signal) => void,
   cleanUp: () => void,
@@ -232,7 +232,7 @@ function onSignals(
     if (first === Infinity) {
       first = now;
       shutDown(signal);
-    } else if (now > first + 1000) { // until then it is the same request
+    } else if (now > first + 1000) { // within a second, it is the same request
       cleanUp();
       Deno.exit(128 + number);
     }
@@ -243,7 +243,7 @@ function onSignals(
   return () => first < Infinity;
 }
 
-const HINT = " (Ctrl-C again quits at once)";
+const QUIT_HINT = " (Ctrl-C again quits at once)";
 
 /** Makes a call, and drops those that follow within `ms`. */
 function throttle(
@@ -276,7 +276,7 @@ function listenOrDie(options: Options): Deno.Listener {
     if (unix) return Deno.listen({ transport: "unix", path: unix });
     return tls ? Deno.listenTls({ ...tcp, ...tls }) : Deno.listen(tcp);
   } catch (error) {
-    if (tls) dieOfPem(error, options);
+    if (tls) dieOnBadPem(error, options);
     const addr = unix ?? format({ transport: "tcp", hostname, port });
     const inUse = unix ? "the path already exists" : "the port is in use";
     die(1, `cannot listen on ${addr}: ${describeListenError(error, inUse)}`);
@@ -292,7 +292,7 @@ function readOrDie(file: string): string {
 }
 
 /** Ends the process if the certificate or the key caused the error. */
-function dieOfPem(error: unknown, { cert, key }: Options): void {
+function dieOnBadPem(error: unknown, { cert, key }: Options): void {
   const text = oneLine(error);
   if (/KeyMismatch/.test(text)) die(1, `${key} is not the key of ${cert}`);
   if (/\bkeys?\b/i.test(text)) die(1, `${key} is not a PEM private key`);
@@ -322,7 +322,7 @@ function describeError(error: unknown): string {
   return plain.charAt(0).toLowerCase() + plain.slice(1);
 }
 
-/** Closes the listener, with which Deno removes the file of a Unix socket. */
+/** Closes the listener, upon which Deno removes the file of a Unix socket. */
 function tryClose(listener: Deno.Listener): void {
   try {
     listener.close();
@@ -356,7 +356,7 @@ type Fields = Record<string, string | number>;
 class Log {
   readonly #lines: Uint8Array[] = [];
   /** The rest of a line of which only a part could be written. */
-  #torn = new Uint8Array();
+  #partialLine = new Uint8Array();
   #dropped = 0;
   #writing?: Promise<void>;
 
@@ -394,7 +394,7 @@ class Log {
   async #run(): Promise<void> {
     await delay(QUEUE.ms);
     while (this.#lines.length > 0) {
-      const lost = await this.#write(this.#take());
+      const lost = await this.#write(this.#nextBatch());
       if (lost === 0 && this.#dropped > 0) await this.#reportDropped();
       this.#dropped += lost;
     }
@@ -402,7 +402,7 @@ class Log {
   }
 
   /** Takes as many lines as a pipe accepts in one piece, but at least one. */
-  #take(): Uint8Array[] {
+  #nextBatch(): Uint8Array[] {
     let bytes = 0;
     const end = this.#lines.findIndex((line, i) =>
       (bytes += line.length) > PIPE_BUF && i > 0
@@ -412,21 +412,24 @@ class Log {
 
   /** Returns how many of the lines were lost. */
   async #write(lines: Uint8Array[]): Promise<number> {
-    const chunk = concat([this.#torn, ...lines]);
+    const chunk = concat([this.#partialLine, ...lines]);
     let written = 0;
     try {
       while (written < chunk.length) {
         written += await this.out.write(chunk.subarray(written));
       }
     } catch {
-      // Nobody can be told, but that lines are missing.
+      // The caller counts what is lost.
     }
     const rest = chunk.subarray(written);
-    const isTorn = written > 0
+    const isPartial = written > 0
       ? chunk[written - 1] !== NEWLINE
-      : this.#torn.length > 0;
-    this.#torn = rest.slice(0, isTorn ? rest.indexOf(NEWLINE) + 1 : 0);
-    return rest.subarray(this.#torn.length)
+      : this.#partialLine.length > 0;
+    this.#partialLine = rest.slice(
+      0,
+      isPartial ? rest.indexOf(NEWLINE) + 1 : 0,
+    );
+    return rest.subarray(this.#partialLine.length)
       .reduce((count, byte) => count + (byte === NEWLINE ? 1 : 0), 0);
   }
 
@@ -451,7 +454,7 @@ function concat(parts: Uint8Array[]): Uint8Array {
   return whole;
 }
 
-/** Says on stdout that the service is ready. */
+/** Prints on stdout that the server is ready. */
 function announce(addr: Deno.Addr, { cert, json }: Options): void {
   const out = new Log(Deno.stdout, json);
   const address = printable(format(addr));
@@ -544,9 +547,9 @@ export class UsageError extends Error {
  * ```
  */
 export function parseOptions(args: string[]): Options {
-  const names = ALL.map(({ name }) => name);
+  const names = OPTION_LIST.map(({ name }) => name);
   const unknown: string[] = [];
-  const given: Record<string, string[]> = parseArgs(joinValues(args), {
+  const given: Record<string, string[]> = parseArgs(normalizeArgs(args), {
     string: names,
     collect: names,
     unknown: (arg: string) => unknown.push(arg) === 0,
@@ -556,7 +559,7 @@ export function parseOptions(args: string[]): Options {
     const what = first.startsWith("-") ? "option" : "argument";
     throw new UsageError(`unknown ${what} ${quote(first)}`);
   }
-  checkTogether(given);
+  checkConflicts(given);
   const values = Object.entries<Option<unknown>>(OPTIONS)
     .map(([key, option]) => [key, valueOf(option, given[option.name])])
     .filter(([, value]) => value !== undefined);
@@ -574,7 +577,7 @@ function valueOf(option: Option<unknown>, given: string[]): unknown {
 }
 
 /** Refuses options that exclude or need each other. */
-function checkTogether(given: Record<string, string[]>): void {
+function checkConflicts(given: Record<string, string[]>): void {
   const isGiven = ({ name }: { name: string }) => given[name].length > 0;
   const { unix, port, host, cert, key, reusePort } = OPTIONS;
   const other = [port, host, cert, key, reusePort].find(isGiven);
@@ -594,7 +597,7 @@ function refuse({ name }: { name: string }, why: string): never {
  * own, `parseArgs` accepts no value that is empty or starts with a hyphen, and
  * lets a flag swallow a `false` that follows.
  */
-function joinValues(args: string[]): string[] {
+function normalizeArgs(args: string[]): string[] {
   const joined: string[] = [];
   const rest = args[0] === "--" ? args.slice(1) : [...args]; // as for npm
   for (let arg; (arg = rest.shift()) !== undefined;) {
@@ -602,7 +605,7 @@ function joinValues(args: string[]): string[] {
     const [long, ...others] = toLong(arg);
     rest.unshift(...others);
     const [, name, value] = long.match(/^--([^=]+)(?:=([^]*))?$/) ?? [];
-    const option = ALL.find((option) => option.name === name);
+    const option = OPTION_LIST.find((option) => option.name === name);
     if (option === undefined) joined.push(long);
     else if (option.parse) {
       const text = value ?? rest.shift() ?? refuse(option, "needs a value");
@@ -616,7 +619,7 @@ function joinValues(args: string[]): string[] {
 /** Rewrites `-vp0` as `--verbose -p0`, and `-p0` as `--port=0`. */
 function toLong(arg: string): string[] {
   const [hyphen, letter = "", ...more] = arg;
-  const option = ALL.find(({ short }) => short === letter);
+  const option = OPTION_LIST.find(({ short }) => short === letter);
   if (hyphen !== "-" || option === undefined) return [arg];
   const name = `--${option.name}`;
   const text = more.join("");
@@ -624,7 +627,7 @@ function toLong(arg: string): string[] {
   return option.parse ? [`${name}=${text}`] : [name, `-${text}`];
 }
 
-const ALL: Option<unknown>[] = Object.values(OPTIONS);
+const OPTION_LIST: Option<unknown>[] = Object.values(OPTIONS);
 
 type Parse<T> = NonNullable<Option<T>["parse"]>;
 
@@ -685,13 +688,15 @@ function optionsOrDie(args: string[]): Options {
 }
 
 function helpText(): string {
-  const lines = ALL.map(({ name, short, value, default: preset, help }) => {
-    const left = `  ${short ? `-${short},` : "   "} --${name} ${value ?? ""}`;
-    const right = preset === undefined ? help : `${help} (${preset})`;
-    return left.length < 25
-      ? left.padEnd(25) + right
-      : `${left}\n${" ".repeat(25)}${right}`;
-  });
+  const lines = OPTION_LIST.map(
+    ({ name, short, value, default: preset, help }) => {
+      const left = `  ${short ? `-${short},` : "   "} --${name} ${value ?? ""}`;
+      const right = preset === undefined ? help : `${help} (${preset})`;
+      return left.length < 25
+        ? left.padEnd(25) + right
+        : `${left}\n${" ".repeat(25)}${right}`;
+    },
+  );
   return `echo-server ${denoJson.version}
 Greets each client, reads once, echoes what it read and closes.
 

@@ -55,7 +55,7 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
           events!.enqueue({ type: "accept", client });
           break;
       }
-      // Clients that are not accepted yet wait in the kernel's queue, in order.
+      // Meanwhile, further clients wait in the kernel's queue, in order.
       if (acceptor.attempts % PACE.every === 0) await greeted(client);
       while (clients.size >= settings.maxConnections) await changed.wait();
     }
@@ -156,7 +156,7 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
     const ms = performance.now() - client.began;
     const bytes = Math.max(0, client.sent - settings.greeting.length);
     const large = Math.min(settings.maxBytes, LINGER.read);
-    // More may lie unread, or yet be sent while our bytes are on their way.
+    // More data may be unread or in flight, in either direction.
     const isLarge = client.received! >= large || client.sent > LINGER.sent;
     if (isLarge && outcome === "echoed" && !client.expired) {
       drain(client, LINGER.ms).then(() => remove(client));
@@ -196,7 +196,7 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
     return client;
   }
 
-  /** Closes the connection, so that what is pending rejects: this ends the exchange. */
+  /** Closes the connection. What is pending rejects, so the exchange ends. */
   function expire(client: Client): void {
     client.expired ??= aborted ? "shutdown" : "timeout";
     client.deadline = Infinity;
@@ -242,7 +242,7 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
     await until(() => client.sent > 0 || client.state === "closed", PACE.ms);
   }
 
-  /** Waits for a connection to end, but no longer than `ms`, or gives up. */
+  /** Waits up to `ms` for a connection to end, or gives up. */
   async function acceptFailed(error: unknown, ms: number): Promise<void> {
     report(settings.onAcceptError, error);
     const { size } = clients;
@@ -255,7 +255,7 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
   }
 
   function shutdown(): Promise<void> {
-    if (graceEnds === Infinity) lastCall();
+    if (graceEnds === Infinity) drainQueue();
     const ends = aborted ? 0 : performance.now() + settings.grace;
     graceEnds = Math.min(graceEnds, ends);
     timer.wakeBy(graceEnds);
@@ -264,13 +264,13 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
   }
 
   /** Accepts the clients in the kernel's queue, then closes the listener. */
-  async function lastCall(): Promise<void> {
+  async function drainQueue(): Promise<void> {
     const enough = acceptor.attempts + BACKLOG;
     while (!acceptor.done && acceptor.attempts < enough) {
       const { attempts } = acceptor;
       if (acceptor.pending) await yieldToIO();
       else await changed.wait();
-      // An accept that is still pending has found nobody.
+      // If the same accept is still pending, the queue is empty.
       if (acceptor.pending && acceptor.attempts === attempts) break;
     }
     if (!acceptor.done) attempt(() => listener.close());
@@ -360,7 +360,7 @@ export interface Exchange {
   outcome: Outcome;
   /** How many bytes were echoed. */
   bytes: number;
-  /** Milliseconds from the accept to the end, without any draining. */
+  /** Milliseconds from the accept to the end, not counting the draining. */
   ms: number;
 }
 
@@ -580,11 +580,11 @@ export interface EchoServer<A extends Deno.Addr = Deno.Addr>
 const PACE = { every: 16, ms: 50 };
 /** Back-off in ms. After an abort, with no client left, give up at `last`. */
 const BACK_OFF = { first: 5, last: 160, max: 1000 };
-/** Lingering: so many ms, after so many bytes read, or more than so many sent. */
+/** After that many bytes read, or more than that many sent, linger for `ms`. */
 const LINGER = { read: 1024, sent: 4096, ms: 1000 };
-/** What is drained: `ms` before the close if a write is stuck, and `bytes`. */
+/** Limits of draining: `ms` if a write is stuck, and `bytes`. */
 const DRAIN = { ms: 50, bytes: 1 << 20 };
-/** Deadlines within so many milliseconds expire together. */
+/** Deadlines within this many milliseconds expire together. */
 const TICK = 20;
 /** The most clients that a shutdown accepts from the kernel's queue. */
 const BACKLOG = 4096;
@@ -602,7 +602,7 @@ class Client {
   received?: number | null;
   /** Bytes written so far, including the greeting. */
   sent = 0;
-  /** Where it stands among the {@linkcode Clients}. */
+  /** Its index in {@linkcode Clients}. */
   index = -1;
 
   constructor(readonly conn: Conn) {}
@@ -686,7 +686,7 @@ class Timer {
 
 /** The connections of a listener. A failed accept is retried. */
 class Acceptor implements AsyncIterableIterator<Conn> {
-  /** How many accepts have begun, including those that failed. */
+  /** How many accepts have been started. */
   attempts = 0;
   pending = false;
   done = false;
@@ -724,7 +724,7 @@ class Acceptor implements AsyncIterableIterator<Conn> {
 
   async #recover(error: unknown): Promise<void> {
     this.#conns = undefined;
-    // That client did not wait, or its address is no UTF-8: on to the next.
+    // That client has gone, or its address is not UTF-8: accept the next.
     if (isDisconnect(error) || error instanceof Deno.errors.InvalidData) {
       if (this.attempts % PACE.every === 0) await nextTurn();
       return;
