@@ -189,8 +189,8 @@ withPipe("log: lines of two processes on one pipe do not mix", async () => {
   await using one = start();
   await using two = start();
   const ports = [await one.ready(), await two.ready()];
-  pipe.read();
   await Promise.all(ports.map((port) => exchanges(port, COUNT)));
+  pipe.read(); // not before, so that both have to wait for room
   for (const line of await pipe.lines.waitFor(2 * COUNT)) {
     assertMatch(line, /^\S+Z exchange( [a-z]+=[^ =]+){4}$/);
   }

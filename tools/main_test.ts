@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { runMain, ServerProcess } from "./server_process.ts";
+import { redirected, runMain, ServerProcess } from "./server_process.ts";
 import {
   ask,
   bytesOf,
@@ -108,6 +108,17 @@ withCommand("command: the README shows what --help prints", async () => {
   assert(help.stdout.all.every((line) => line.length <= 80));
 });
 
+withCommand("command: --help on a full disk is one line", async () => {
+  await using command = new ServerProcess(
+    ["--help"],
+    redirected(">/dev/full", runMain()),
+  );
+  assertEquals(await command.code(), 1);
+  assertEquals(command.stderr.all, [
+    "echo-server: cannot write to stdout: no space left on device",
+  ]);
+});
+
 withCommand("command: a usage error is one line and exit code 2", async () => {
   await using command = new ServerProcess(["--port", "1e3"]);
   assertEquals(await command.code(), 2);
@@ -194,7 +205,9 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
   withCommand(
     `command: ${signal}, the grace, and a clean end for the idle`,
     async () => {
-      await using command = new ServerProcess(["-p0", "--grace=0.5", "-v"]);
+      await using command = new ServerProcess([
+        ..."-p0 --grace=0.5 --timeout=5 -v".split(" "),
+      ]);
       const port = await command.ready();
       using idle = await connect(port);
       using busy = await connect(port);
