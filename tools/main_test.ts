@@ -203,7 +203,7 @@ withCommand(
 
 for (const signal of ["SIGINT", "SIGTERM"] as const) {
   withCommand(
-    `command: ${signal}, the grace, and a clean end for the idle`,
+    `command: ${signal}, the grace, and a clean EOF for idle clients`,
     async () => {
       await using command = new ServerProcess([
         ..."-p0 --grace=0.5 --timeout=5 -v".split(" "),

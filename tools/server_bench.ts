@@ -49,7 +49,7 @@ async function shortest(conn: Deno.Conn): Promise<void> {
   conn.close();
 }
 
-/** The documentation's echo server. It echoes until the client ends its side. */
+/** The documentation's echo server. It echoes until the client half-closes. */
 async function pipeTo(conn: Deno.Conn): Promise<void> {
   await conn.write(GREETS);
   await conn.readable.pipeTo(conn.writable);

@@ -101,7 +101,7 @@ export const connect = (port: number) =>
 export const connectMany = (port: number, count: number) =>
   Promise.all(Array.from({ length: count }, () => connect(port)));
 
-/** Connects, and breaks the connection off with a reset after `until`. */
+/** Connects, and resets the connection after `until`. */
 export async function reset(
   port: number,
   until: "connect" | "data",
