@@ -142,7 +142,9 @@ needs(
     await again.code();
     await load.more(1000);
     await load.stop();
-    assert(load.losses <= CLIENTS, `${load.losses} lost`);
+    // For each client the exchange in flight, and one more if it came back
+    // while the kernel was still closing the sockets of the dead process.
+    assert(load.losses <= 2 * CLIENTS, `${load.losses} lost`);
     const losses = load.losses;
     for (let i = 0; i < 20; i++) assert(await proxy.exchange("hoge"));
     assertEquals(load.losses, losses);
