@@ -364,7 +364,7 @@ class Log {
 
   /** Logs an event. On a terminal, the hint follows. */
   event(event: string, fields: Fields, hint = ""): void {
-    const isShown = !this.json && this.out.isTerminal();
+    const isShown = hint !== "" && !this.json && this.out.isTerminal();
     this.line(this.#format(event, fields) + (isShown ? hint : ""));
   }
 

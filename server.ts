@@ -578,7 +578,7 @@ export interface EchoServer<A extends Deno.Addr = Deno.Addr>
 
 /** Pacing: once in `every` clients, wait up to `ms` for the greeting. */
 const PACE = { every: 16, ms: 50 };
-/** Back-off in ms. After an abort, with no client left, give up at `last`. */
+/** Back-off in ms. If it is hopeless, give up at `last`. */
 const BACK_OFF = { first: 5, last: 160, max: 1000 };
 /** After that many bytes read, or more than that many sent, linger for `ms`. */
 const LINGER = { read: 1024, sent: 4096, ms: 1000 };
@@ -761,7 +761,7 @@ class BufferPool {
 /** Where discarded bytes go. Nobody reads them. */
 const DISCARDED = new Uint8Array(1 << 16);
 
-/** Reads to EOF, but at most `LINGER.bytes`. */
+/** Reads to EOF, but at most `DRAIN.bytes`. */
 async function discard(conn: Conn): Promise<void> {
   for (let left = DRAIN.bytes; left > 0;) {
     const n = await conn.read(DISCARDED);
