@@ -1,40 +1,34 @@
 /** What the command can listen on, and with which permissions. */
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { runMain, ServerProcess } from "./server_process.ts";
+import { runMain, runMainLimited, ServerProcess } from "./server_process.ts";
 import {
   ask,
+  bytesOf,
   connect,
   connectMany,
   exchange,
   GREETING,
   needs,
-  readAll,
   readExactly,
+  readText,
   textOf,
   turn,
   withCommand,
 } from "./testing.ts";
+import { createCertificate } from "./transports.ts";
 
 /** A folder with a key, a certificate, and what is neither. */
 async function pemFiles() {
   const dir = await Deno.makeTempDir();
   const [cert, key, other, junk] = ["cert", "key", "other", "junk"]
     .map((name) => `${dir}/${name}.pem`);
-  for (const out of [key, other]) {
-    await new Deno.Command("openssl", {
-      args: [
-        ..."req -x509 -nodes -newkey ec -pkeyopt ec_paramgen_curve:P-256"
-          .split(" "),
-        ..."-subj /CN=localhost -addext subjectAltName=DNS:localhost".split(
-          " ",
-        ),
-        ..."-addext basicConstraints=CA:FALSE -keyout".split(" "),
-        ...[out, "-out", out === key ? cert : `${dir}/other_cert.pem`],
-      ],
-      stderr: "null",
-    }).output();
-  }
+  const CERTIFICATE = /-----BEGIN CERTIFICATE[^]*/;
+  const pem = await createCertificate();
+  await Deno.writeTextFile(cert, pem.match(CERTIFICATE)![0]);
+  await Deno.writeTextFile(key, pem.replace(CERTIFICATE, ""));
+  const another = await createCertificate();
+  await Deno.writeTextFile(other, another.replace(CERTIFICATE, ""));
   await Deno.writeTextFile(junk, "no PEM");
   return {
     ...{ dir, cert, key, other, junk },
@@ -153,6 +147,21 @@ withUnix("the exchange, and no file is left", async () => {
   await Deno.remove(dir);
 });
 
+/** The command on a Unix socket, in a folder that is removed with it. */
+async function startOnUnix(...args: string[]) {
+  const dir = await Deno.makeTempDir();
+  const path = `${dir}/echo.sock`;
+  const command = new ServerProcess(
+    ["--unix", path, ...args],
+    runMain("--allow-all"),
+  );
+  const dispose = async () => {
+    await command[Symbol.asyncDispose]();
+    await Deno.remove(dir, { recursive: true });
+  };
+  return { dir, path, command, [Symbol.asyncDispose]: dispose };
+}
+
 /** One exchange by a client that is bound to an address of its own. */
 async function connectFrom(address: string, path: string): Promise<void> {
   const script = `import socket, sys
@@ -169,14 +178,10 @@ while s.recv(99): pass`;
 needs(
   ["net", "run", "read", "write"],
   ["python3"],
-  "Unix socket: a client whose address is no UTF-8 does not block others",
+  "Unix socket: a client whose address is not UTF-8 does not block others",
   async () => {
-    const dir = await Deno.makeTempDir();
-    const path = `${dir}/echo.sock`;
-    await using command = new ServerProcess(
-      ["--unix", path],
-      runMain("--allow-all"),
-    );
+    await using server = await startOnUnix();
+    const { path, command } = server;
     await command.ready();
     const script = `import socket, sys
 for i in range(50):
@@ -198,23 +203,17 @@ while s.recv(99): pass`;
       [],
     );
     await command.code();
-    await Deno.remove(dir, { recursive: true });
   },
 );
 
 withUnix("a signal as soon as the file exists leaves no file", async () => {
-  const dir = await Deno.makeTempDir();
-  const path = `${dir}/echo.sock`;
-  await using command = new ServerProcess(
-    ["--unix", path],
-    runMain("--allow-all"),
-  );
+  await using server = await startOnUnix();
+  const { dir, command } = server;
   const exists = () => [...Deno.readDirSync(dir)].length > 0;
   while (!exists() && !command.ended) await turn();
   command.kill("SIGTERM");
   assertEquals(await command.code(), 0);
   assertEquals(exists(), false);
-  await Deno.remove(dir);
 });
 
 needs(
@@ -222,39 +221,26 @@ needs(
   ["python3"],
   "Unix socket: what a client has in its address cannot reach a terminal",
   async () => {
-    const dir = await Deno.makeTempDir();
-    const path = `${dir}/echo.sock`;
-    await using command = new ServerProcess(
-      ["--unix", path, "-v"],
-      runMain("--allow-all"),
-    );
+    await using server = await startOnUnix("-v");
+    const { dir, path, command } = server;
     await command.ready();
     await connectFrom(`${dir}/\x1b[31mred`, path);
     const line = await command.event("exchange");
     assert(line.includes(`remote="${dir}/\\u001b[31mred"`), line);
     command.kill("SIGTERM");
     await command.code();
-    await Deno.remove(dir, { recursive: true });
   },
 );
 
 withUnix("no file is left when a later signal ends it at once", async () => {
-  const dir = await Deno.makeTempDir();
-  const path = `${dir}/echo.sock`;
-  await using command = new ServerProcess(
-    ["--unix", path, "--mode=serial", "--timeout=0"],
-    runMain("--allow-all"),
-  );
+  await using server = await startOnUnix("--mode=serial", "--timeout=0");
+  const { dir, path, command } = server;
   await command.ready();
   using idle = await Deno.connect({ transport: "unix", path });
   await readExactly(idle, GREETING.length);
-  while (!command.ended) { // for a second it is the same request
-    command.kill("SIGTERM");
-    await new Promise((resolve) => setTimeout(resolve, 100));
-  }
+  await command.killRepeatedly("SIGTERM");
   assertEquals(await command.code(), 143);
   assertEquals([...Deno.readDirSync(dir)], []);
-  await Deno.remove(dir);
 });
 
 withUnix("what is refused is one line that names the path", async () => {
@@ -288,18 +274,18 @@ withCommand(
   async () => {
     await using command = new ServerProcess(
       ["-p0", "--grace=0.3"],
-      ["sh", "-c", 'ulimit -n 64; exec "$@"', "sh", ...runMain("--allow-net")],
+      runMainLimited(),
     );
     const port = await command.ready();
     const silent = await connectMany(port, 50);
     await command.event("accept-error");
     const queued = await connectMany(port, 100);
     await Promise.all(
-      queued.map((conn) => conn.write(new TextEncoder().encode("hoge"))),
+      queued.map((conn) => conn.write(bytesOf("hoge"))),
     );
     command.kill("SIGTERM");
     for (const conn of queued) {
-      assertEquals(textOf(await readAll(conn)), ""); // a reset would reject
+      assertEquals(await readText(conn), ""); // a reset would reject
       conn.close();
     }
     silent.forEach((conn) => conn.close());
@@ -319,14 +305,14 @@ withCommand(
     const stopped = performance.now();
     command.kill("SIGSTOP");
     await Promise.all(
-      clients.map((conn) => conn.write(new TextEncoder().encode("hoge"))),
+      clients.map((conn) => conn.write(bytesOf("hoge"))),
     );
     while (performance.now() < stopped + 600) {
       await new Promise((resolve) => setTimeout(resolve, 100));
     }
     command.kill("SIGCONT");
     for (const conn of clients) {
-      assertEquals(textOf(await readAll(conn)), "hoge");
+      assertEquals(await readText(conn), "hoge");
       conn.close();
     }
   },

@@ -10,8 +10,8 @@ import {
   GREETING,
   Inbox,
   needs,
-  readAll,
   readExactly,
+  readText,
   textOf,
   withCommand,
 } from "./testing.ts";
@@ -48,7 +48,7 @@ for (const options of [["-v"], []]) {
       await Promise.all(clients.map((conn) => conn.write(bytesOf("hoge"))));
       command.kill("SIGTERM");
       for (const conn of clients) {
-        assertEquals(textOf(await readAll(conn)), "hoge");
+        assertEquals(await readText(conn), "hoge");
         conn.close();
       }
       assertEquals(await command.code(), 0);

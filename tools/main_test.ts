@@ -1,5 +1,10 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { redirected, runMain, ServerProcess } from "./server_process.ts";
+import {
+  redirected,
+  runMain,
+  runMainLimited,
+  ServerProcess,
+} from "./server_process.ts";
 import {
   ask,
   bytesOf,
@@ -254,10 +259,7 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
       const port = await command.ready();
       using idle = await connect(port);
       await readExactly(idle, GREETING.length);
-      while (!command.ended) { // for a second it is the same request
-        command.kill(signal);
-        await new Promise((resolve) => setTimeout(resolve, 100));
-      }
+      await command.killRepeatedly(signal);
       assertEquals(await command.code(), signal === "SIGINT" ? 130 : 143);
     },
   );
@@ -296,7 +298,7 @@ withCommand(
   async () => {
     await using command = new ServerProcess(
       ["-p0", "-v"],
-      ["sh", "-c", 'ulimit -n 64; exec "$@"', "sh", ...runMain("--allow-net")],
+      runMainLimited(),
     );
     const port = await command.ready();
     const clients = await connectMany(port, 200);

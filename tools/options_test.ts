@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
 import { parseOptions, UsageError } from "../main.ts";
+import { Random } from "./fuzz/script.ts";
 import { bytesOf, GREETING } from "./testing.ts";
 
 Deno.test("options: the defaults", () => {
@@ -152,13 +153,7 @@ Deno.test("options: a greeting of a megabyte", () => {
 });
 
 Deno.test("options: thousands of generated argument lists", () => {
-  // A generator of its own, so that a failure can be repeated.
-  let state = 1;
-  const random = (below: number) => {
-    state = (state * 48271) % 2147483647;
-    return state % below;
-  };
-  const pick = <T>(from: T[]) => from[random(from.length)];
+  const random = new Random(1);
   const names = [
     ..."port host unix cert key greeting max-bytes timeout max-connections mode grace"
       .split(
@@ -185,15 +180,18 @@ Deno.test("options: thousands of generated argument lists", () => {
     "9".repeat(400),
   ];
   const shapes = [
-    () => `--${pick(names)}`,
-    () => `-${pick(names)}`,
-    () => `--${pick(names)}=${pick(values)}`,
-    () => `-${pick(names)}${pick(values)}`,
-    () => pick(values),
+    () => `--${random.pick(...names)}`,
+    () => `-${random.pick(...names)}`,
+    () => `--${random.pick(...names)}=${random.pick(...values)}`,
+    () => `-${random.pick(...names)}${random.pick(...values)}`,
+    () => random.pick(...values),
   ];
   let accepted = 0, refused = 0;
   for (let i = 0; i < 20_000; i++) {
-    const args = Array.from({ length: random(5) }, () => pick(shapes)());
+    const args = Array.from(
+      { length: random.int(0, 4) },
+      () => random.pick(...shapes)(),
+    );
     try {
       const options = parseOptions(args);
       assert(Number.isInteger(options.port) && options.port <= 65535);

@@ -21,6 +21,12 @@ export const redirected = (redirection: string, program: string[]) => [
   ...program,
 ];
 
+/** How to run `main.ts` so that it is soon out of file descriptors. */
+export const runMainLimited = () => [
+  ...["sh", "-c", 'ulimit -n 64; exec "$@"', "sh"],
+  ...runMain("--allow-net"),
+];
+
 /** The command in a process of its own. */
 export class ServerProcess implements AsyncDisposable {
   readonly stdout: Inbox<string> = new Inbox();
@@ -84,6 +90,14 @@ export class ServerProcess implements AsyncDisposable {
 
   kill(signal: Deno.Signal): void {
     this.#child.kill(signal);
+  }
+
+  /** Sends a signal until the process ends: for a second it is one request. */
+  async killRepeatedly(signal: Deno.Signal): Promise<void> {
+    while (!this.ended) {
+      this.kill(signal);
+      await new Promise((resolve) => setTimeout(resolve, 100));
+    }
   }
 
   /** Waits for the end; returns the exit code. */

@@ -138,22 +138,23 @@ export async function unixNetwork() {
   };
 }
 
-let pem: string | undefined;
+let pem: Promise<string> | undefined;
 
-/** A key and a certificate for `localhost`, both in one text. */
-async function certificate(): Promise<string> {
-  if (pem === undefined) {
-    const { stdout } = await new Deno.Command("openssl", {
-      args: [
-        ..."req -x509 -nodes -newkey ec -pkeyopt ec_paramgen_curve:P-256"
-          .split(" "),
-        ..."-subj /CN=localhost -addext subjectAltName=DNS:localhost"
-          .split(" "),
-        ..."-addext basicConstraints=CA:FALSE -keyout - -out -".split(" "),
-      ],
-      stderr: "null",
-    }).output();
-    pem = textOf(stdout);
-  }
-  return pem;
+/** A key and a certificate for `localhost`, both in one text; made once. */
+function certificate(): Promise<string> {
+  return pem ??= createCertificate();
+}
+
+/** Makes a key and a certificate for `localhost`, both in one text. */
+export async function createCertificate(): Promise<string> {
+  const { stdout } = await new Deno.Command("openssl", {
+    args: [
+      ..."req -x509 -nodes -newkey ec -pkeyopt ec_paramgen_curve:P-256"
+        .split(" "),
+      ..."-subj /CN=localhost -addext subjectAltName=DNS:localhost".split(" "),
+      ..."-addext basicConstraints=CA:FALSE -keyout - -out -".split(" "),
+    ],
+    stderr: "null",
+  }).output();
+  return textOf(stdout);
 }
