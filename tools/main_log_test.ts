@@ -268,7 +268,10 @@ withTerminal(
       conn.close();
     }
     await terminal.shows(/summary echoed=20 .* error=0\r/);
-    assertEquals(await terminal.code(), 0);
+    // The service has ended with 0. `deno task` itself dies of the signal, with
+    // 130, if it gets round to it only now (4 times out of 40 if it is stopped).
+    const code = await terminal.code();
+    assert(code === 0 || code === 130, `exit code ${code}`);
   },
 );
 
