@@ -80,7 +80,10 @@ withCommand(
   },
 );
 
-/** A pipe with a name, which nobody reads until `read` is called. */
+/**
+ * A pipe with a name, which nobody reads until `read` is called. It holds some
+ * 750 lines of the log; 2000 more wait in the service.
+ */
 class Pipe implements AsyncDisposable {
   readonly lines = new Inbox<string>();
   readonly #dir = Deno.makeTempDirSync();
@@ -120,7 +123,7 @@ const withPipe = (name: string, fn: () => Promise<void>) =>
 withPipe(
   "log: a reader that stops reading stops no exchange; lost lines are counted",
   async () => {
-    const COUNT = 5000;
+    const COUNT = 3500;
     await using pipe = new Pipe();
     await using command = new ServerProcess(
       ["-p0", "-v"],
@@ -157,7 +160,7 @@ withPipe(
       redirected(`2>${pipe.path}`, MAIN),
     );
     const port = await command.ready();
-    await exchanges(port, 2000);
+    await exchanges(port, 1500);
     command.kill("SIGTERM");
     assertEquals(await command.code(), 0);
   },
@@ -170,7 +173,7 @@ withPipe("log: the last lines are not the ones that are lost", async () => {
     redirected(`2>${pipe.path}`, MAIN),
   );
   const port = await command.ready();
-  await exchanges(port, 4000);
+  await exchanges(port, 3500);
   command.kill("SIGTERM");
   pipe.read(); // within the second that the process waits for its log
   assertEquals(await command.code(), 0);
@@ -182,7 +185,7 @@ withPipe("log: the last lines are not the ones that are lost", async () => {
 });
 
 withPipe("log: lines of two processes on one pipe do not mix", async () => {
-  const COUNT = 1000;
+  const COUNT = 600;
   await using pipe = new Pipe();
   const start = () =>
     new ServerProcess(["-p0", "-v"], redirected(`2>${pipe.path}`, MAIN));
@@ -296,10 +299,10 @@ withTerminal("log: Ctrl-S in the terminal stops no exchange", async () => {
   );
   const [, port] = await terminal.shows(/listening on .*:(\d+)\r/);
   await terminal.type("\x13");
-  await exchanges(Number(port), 1000);
+  await exchanges(Number(port), 300);
   await terminal.type("\x11");
   await terminal.shows(/outcome=echoed/);
   await terminal.type("\x03");
-  await terminal.shows(/summary echoed=1000 /);
+  await terminal.shows(/summary echoed=300 /);
   assertEquals(await terminal.code(), 0);
 });

@@ -28,7 +28,9 @@ const TRACED = [
 
 /** Shows whether each thread sleeps, and how often it has run. */
 const THREADS = 'grep -hE "^State|ctxt" /proc/$0/task/*/status';
-const INSPECT = `${THREADS}; echo --; cat /proc/net/tcp*; echo --; ${THREADS}`;
+/** The listener is the only socket shown; `Recv-Q` is the length of its queue. */
+const LISTENER = 'ss -Hnlt "sport = :$1"';
+const INSPECT = `${THREADS}; echo --; ${LISTENER}; echo --; ${THREADS}`;
 
 /** A server that runs under strace. */
 export class TracedServer implements AsyncDisposable {
@@ -101,15 +103,13 @@ export class TracedServer implements AsyncDisposable {
   async inspect(): Promise<{ queue: number; asleep: boolean }> {
     // Deno may not read /proc without all permissions.
     const { stdout } = await new Deno.Command("sh", {
-      args: ["-c", INSPECT, `${this.#pid}`],
+      args: ["-c", INSPECT, `${this.#pid}`, `${this.port}`],
       stderr: "null",
     }).output();
-    const [before, sockets, after] = new TextDecoder().decode(stdout)
+    const [before, listener, after] = new TextDecoder().decode(stdout)
       .split("--\n");
-    const port = this.port.toString(16).toUpperCase().padStart(4, "0");
-    const listener = new RegExp(`:${port} 0+:0000 0A \\w+:(\\w+)`);
     return {
-      queue: parseInt(sockets.match(listener)?.[1] ?? "0", 16),
+      queue: Number(listener.match(/^LISTEN +(\d+)/)?.[1] ?? 0),
       // No thread has run in between.
       asleep: before === after && !/^State:\s+[^S]/m.test(after),
     };

@@ -91,6 +91,7 @@ async function trace({ mode = "concurrent", go }: Options): Promise<Row[]> {
     throw new Error(`strace runs on Linux, this is ${Deno.build.os}`);
   }
   await need("strace", "strace");
+  await need("ss", "iproute2");
   if (go === undefined) return await traceMode(mode);
   await need("go", "golang-go");
   try {

@@ -41,7 +41,7 @@ function isServedAtOnce(timeline: string): boolean {
 for (const mode of ["serial", "concurrent", "events"]) {
   needs(
     [...PERMISSIONS],
-    ["strace"],
+    ["strace", "ss"],
     `trace: docs/kernel.md shows what the kernel sees of --mode ${mode}`,
     async () => {
       const docs = await Deno.readTextFile(
@@ -77,7 +77,7 @@ async function traceDiary(name: string): Promise<string> {
 
 needs(
   [...PERMISSIONS],
-  ["strace", "go"],
+  ["strace", "ss", "go"],
   "trace: shows what the kernel sees of the diary's programs in Go",
   async () => {
     for (const name of ["serial", "concurrent", "events"]) {
@@ -107,7 +107,7 @@ needs(
 
 needs(
   ["run", "read"],
-  ["strace", "go"],
+  ["strace", "ss", "go"],
   "trace: what it cannot do is one line on stderr",
   async () => {
     for (
