@@ -37,7 +37,7 @@ export async function traceGo(file: string): Promise<Row[]> {
   const dir = await Deno.makeTempDir();
   try {
     const { success, stderr } = await new Deno.Command("go", {
-      args: ["build", "-o", `${dir}/server`, file],
+      args: ["build", "-ldflags=-s -w", "-o", `${dir}/server`, file],
     }).output();
     const errors = new TextDecoder().decode(stderr).replace(/^#.*\n/, "");
     if (!success) throw new Error(firstLine(errors));
