@@ -111,7 +111,7 @@ const OPTIONS: { [K in keyof Required<Options>]: Option<Options[K]> } = {
     value: "TEXT",
     default: String.raw`Hello World!\r\n`,
     help: String.raw`greeting; allows \r \n \t \0 \\ \xHH`,
-    parse: unescape,
+    parse: parseGreeting,
   },
   maxBytes: {
     name: "max-bytes",
@@ -294,7 +294,7 @@ function readOrDie(file: string): string {
 /** Ends the process if the certificate or the key caused the error. */
 function dieOnBadPem(error: unknown, { cert, key }: Options): void {
   const text = oneLine(error);
-  if (/KeyMismatch/.test(text)) die(1, `${key} is not the key of ${cert}`);
+  if (/KeyMismatch/.test(text)) die(1, `${key} does not match ${cert}`);
   if (/\bkeys?\b/i.test(text)) die(1, `${key} is not a PEM private key`);
   if (/certificate/i.test(text) || error instanceof Deno.errors.InvalidData) {
     die(1, `${cert} is not a PEM certificate`);
@@ -344,7 +344,7 @@ function format(addr: Deno.Addr): string {
 
 /** The most lines that may wait, and how long they wait to be batched. */
 const QUEUE = { lines: 2000, ms: 10 };
-/** A pipe takes this many bytes in one piece: no line is torn or mixed. */
+/** A write to a pipe of up to this size is atomic: lines do not interleave. */
 const PIPE_BUF = 4096;
 
 type Fields = Record<string, string | number>;
@@ -401,7 +401,7 @@ class Log {
     this.#writing = undefined;
   }
 
-  /** Takes as many lines as a pipe accepts in one piece, but at least one. */
+  /** Takes as many lines as fit into one atomic write, but at least one. */
   #nextBatch(): Uint8Array[] {
     let bytes = 0;
     const end = this.#lines.findIndex((line, i) =>
@@ -569,7 +569,7 @@ export function parseOptions(args: string[]): Options {
 /** The value of an option: the given one, or its default. */
 function valueOf(option: Option<unknown>, given: string[]): unknown {
   if (option.parse === undefined) return given.length > 0;
-  if (given.length > 1) refuse(option, "is given more than once");
+  if (given.length > 1) refuse(option, "given more than once");
   const text = given[0] ?? option.default;
   return text === undefined
     ? undefined
@@ -661,7 +661,10 @@ function nonEmpty(text: string, refuse: (why: string) => never): string {
 }
 
 /** The bytes of a greeting: UTF-8, except for `\xHH`. */
-function unescape(text: string, refuse: (why: string) => never): Uint8Array {
+function parseGreeting(
+  text: string,
+  refuse: (why: string) => never,
+): Uint8Array {
   const escapes = { r: 13, n: 10, t: 9, 0: 0, "\\": 92 };
   const bytes: number[] = [];
   for (const [part] of text.matchAll(/\\(x[0-9a-fA-F]{2}|[^])?|[^\\]+/g)) {
@@ -672,7 +675,9 @@ function unescape(text: string, refuse: (why: string) => never): Uint8Array {
       bytes.push(parseInt(hex.join(""), 16));
     } else {
       const byte = Object.entries(escapes).find(([key]) => key === letter)?.[1];
-      bytes.push(byte ?? refuse(`not valid: ${quote(part)} is not an escape`));
+      bytes.push(
+        byte ?? refuse(`not valid: ${printable(part)} is not an escape`),
+      );
     }
   }
   return new Uint8Array(bytes);

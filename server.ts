@@ -56,7 +56,7 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
           break;
       }
       // Meanwhile, further clients wait in the kernel's queue, in order.
-      if (acceptor.attempts % PACE.every === 0) await greeted(client);
+      if (acceptor.attempts % PACE.every === 0) await pace(client);
       while (clients.size >= settings.maxConnections) await changed.wait();
     }
     shutdown(); // the listener may have been closed from outside
@@ -84,12 +84,12 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
   const changed = new Condition();
   const timer = new Timer(wake);
   const acceptor = new Acceptor(listener, changed.notify, acceptFailed);
-  let events: ReadableStreamDefaultController<Event> | undefined;
+  let events: ReadableStreamDefaultController<NetEvent> | undefined;
   let graceEnds = Infinity; // until the shutdown begins
   let aborted = false;
   let yielding = 0;
 
-  if (settings.mode === "events") answerEvents();
+  if (settings.mode === "events") handleEvents();
   const finished = run();
   settings.signal.addEventListener("abort", abort);
   if (settings.signal.aborted) abort();
@@ -103,9 +103,9 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
     [Symbol.asyncDispose]: shutdown,
   };
 
-  /** The mode `events`: one loop handles accepts and reads, one by one. */
-  async function answerEvents(): Promise<void> {
-    const queue = new ReadableStream<Event>({ start: (c) => events = c });
+  /** The `events` mode: one loop handles accepts and reads, one by one. */
+  async function handleEvents(): Promise<void> {
+    const queue = new ReadableStream<NetEvent>({ start: (c) => events = c });
     for await (const { type, client, n = null } of queue) {
       const fail = (error: unknown) => close(client, error);
       switch (type) {
@@ -149,7 +149,7 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
     }
   }
 
-  /** Every exchange ends here, exactly once, when nothing of it is pending. */
+  /** Every exchange ends here, exactly once, with no operation pending. */
   function close(client: Client, failure?: unknown): void {
     if (client.buffer) buffers.put(client.buffer);
     const outcome = outcomeOf(client, failure);
@@ -196,7 +196,7 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
     return client;
   }
 
-  /** Closes the connection. What is pending rejects, so the exchange ends. */
+  /** Closes the connection, so what is pending rejects; drains a stuck write. */
   function expire(client: Client): void {
     client.expired ??= aborted ? "shutdown" : "timeout";
     client.deadline = Infinity;
@@ -237,7 +237,7 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
   }
 
   /** Pacing. Does not wait for TLS clients: a handshake may never finish. */
-  async function greeted(client: Client): Promise<void> {
+  async function pace(client: Client): Promise<void> {
     if (settings.greeting.length === 0 || "handshake" in client.conn) return;
     await until(() => client.sent > 0 || client.state === "closed", PACE.ms);
   }
@@ -276,7 +276,7 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
     if (!acceptor.done) attempt(() => listener.close());
   }
 
-  /** Expires every client, also those that are still to be accepted. */
+  /** Expires every client, including those yet to be accepted. */
   function abort(): void {
     aborted = true;
     for (const client of clients.overdue(Infinity)) expire(client);
@@ -307,7 +307,7 @@ export type Mode = "concurrent" | "serial" | "events";
  * How an exchange ended:
  *
  * - `echoed`: everything that was read was written back.
- * - `eof`: the client half-closed, or vanished from TLS, without sending.
+ * - `eof`: the client closed or half-closed the connection without sending.
  * - `timeout`: its deadline passed.
  * - `reset`: the client reset the connection.
  * - `shutdown`: an abort or the end of the grace closed the connection.
@@ -360,7 +360,7 @@ export interface Exchange {
   outcome: Outcome;
   /** How many bytes were echoed. */
   bytes: number;
-  /** Milliseconds from the accept to the end, not counting the draining. */
+  /** Milliseconds from the accept until the outcome was known. */
   ms: number;
 }
 
@@ -368,8 +368,9 @@ export interface Exchange {
  * The listener that {@linkcode serve} needs. Any `Deno.Listener` will do, or a
  * listener of your own, for example in memory.
  *
- * Its iterator ends after `close()`. When `next()` rejects, the server reports
- * the error and tries again with a new iterator.
+ * Its iterator ends after `close()`. When `next()` rejects, the server tries
+ * again with a new iterator. It reports the error, unless that only means that
+ * a client has gone.
  *
  * @example TLS
  * ```ts
@@ -459,7 +460,7 @@ export interface Conn {
   write(bytes: Uint8Array): Promise<number>;
   /** Half-closes: the client gets an EOF, and can still send. */
   closeWrite(): Promise<void>;
-  /** Closes both sides. A pending read or write rejects. */
+  /** Closes both directions. A pending read or write rejects. */
   close(): void;
   /** Turns TCP keep-alive on or off, if the transport has it. */
   setKeepAlive?(on: boolean): void;
@@ -523,8 +524,9 @@ export interface ServeOptions {
    */
   grace?: number;
   /**
-   * When it is aborted, the server closes every connection and the listener at
-   * once. To let exchanges finish, call {@linkcode EchoServer.shutdown}.
+   * When it is aborted, the server closes every connection and the listener
+   * without waiting for exchanges. To let them finish, call
+   * {@linkcode EchoServer.shutdown}.
    */
   signal?: AbortSignal;
   /**
@@ -533,10 +535,9 @@ export interface ServeOptions {
    */
   onExchange?: (exchange: Exchange) => unknown;
   /**
-   * Called when a connection cannot be accepted, for example because the
-   * process is out of file descriptors. The server retries after 5 ms, then
-   * doubles the delay up to a second. If the listener can never accept again,
-   * the server shuts down.
+   * Called when accepting fails, for example because the process is out of
+   * file descriptors. The server retries after 5 ms, then doubles the delay up
+   * to a second. If the listener can never accept again, the server shuts down.
    */
   onAcceptError?: (error: unknown) => unknown;
 }
@@ -576,11 +577,11 @@ export interface EchoServer<A extends Deno.Addr = Deno.Addr>
   shutdown(): Promise<void>;
 }
 
-/** Pacing: once in `every` clients, wait up to `ms` for the greeting. */
+/** Pacing: at one accept in `every`, wait up to `ms` for the greeting. */
 const PACE = { every: 16, ms: 50 };
 /** Back-off in ms. If it is hopeless, give up at `last`. */
 const BACK_OFF = { first: 5, last: 160, max: 1000 };
-/** After that many bytes read, or more than that many sent, linger for `ms`. */
+/** Linger for `ms` after at least `read` bytes, or more than `sent`. */
 const LINGER = { read: 1024, sent: 4096, ms: 1000 };
 /** Limits of draining: `ms` if a write is stuck, and `bytes`. */
 const DRAIN = { ms: 50, bytes: 1 << 20 };
@@ -608,8 +609,8 @@ class Client {
   constructor(readonly conn: Conn) {}
 }
 
-/** An event in the queue of the mode `events`. */
-type Event = { type: "accept" | "read"; client: Client; n?: number | null };
+/** An event in the queue of the `events` mode. */
+type NetEvent = { type: "accept" | "read"; client: Client; n?: number | null };
 
 /** The open connections. A `Set` doubled the memory under load. */
 class Clients {
@@ -777,7 +778,7 @@ function nextTurn(): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, 0));
 }
 
-/** Calls what throws if the connection or the listener is already closed. */
+/** Calls a function that throws if what it closes is already closed. */
 function attempt(call: () => void): void {
   try {
     call();

@@ -275,12 +275,12 @@ serial("the second client waits for the first", {}, async (service) => {
   const { connect, outcomes } = service;
   const first = await greeted(connect);
   const second = await connect();
-  let second_greeted = false;
+  let secondGreeted = false;
   const greeting = readExactly(second, GREETING.length)
-    .finally(() => second_greeted = true);
+    .finally(() => secondGreeted = true);
   await turns();
   await send(first, "one");
-  assertEquals(second_greeted, false);
+  assertEquals(secondGreeted, false);
   assertEquals(await readText(first), "one");
   assertEquals(await greeting, GREETING);
   assertEquals(await ask(second, "two"), "two");

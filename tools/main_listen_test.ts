@@ -69,7 +69,7 @@ withTls(
   },
 );
 
-withTls("a file that is no good is one line that names it", async () => {
+withTls("a bad file is one line that names it", async () => {
   await using files = await pemFiles();
   const { dir, cert, key, other, junk } = files;
   const none = `${dir}/none.pem`;
@@ -79,7 +79,7 @@ withTls("a file that is no good is one line that names it", async () => {
     [dir, key, `cannot read ${dir}: is a directory`],
     [junk, key, `${junk} is not a PEM certificate`],
     [cert, junk, `${junk} is not a PEM private key`],
-    [cert, other, `${other} is not the key of ${cert}`],
+    [cert, other, `${other} does not match ${cert}`],
     [
       cert,
       key,
@@ -219,7 +219,7 @@ withUnix("a signal as soon as the file exists leaves no file", async () => {
 needs(
   ["net", "run", "read", "write"],
   ["python3"],
-  "Unix socket: what a client has in its address cannot reach a terminal",
+  "Unix socket: control characters in a client's address are escaped",
   async () => {
     await using server = await startOnUnix("-v");
     const { dir, path, command } = server;
@@ -243,7 +243,7 @@ withUnix("no file is left when a later signal ends it at once", async () => {
   assertEquals([...Deno.readDirSync(dir)], []);
 });
 
-withUnix("what is refused is one line that names the path", async () => {
+withUnix("a refusal is one line that names the path", async () => {
   const dir = await Deno.makeTempDir();
   const taken = `${dir}/taken`;
   await Deno.writeTextFile(taken, "");

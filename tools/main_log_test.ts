@@ -36,7 +36,7 @@ async function greeted(port: number, count: number): Promise<Deno.Conn[]> {
 
 for (const options of [["-v"], []]) {
   withCommand(
-    `log: stderr on a full disk harms no exchange and no shutdown ${options}`,
+    `log: stderr on a full disk disturbs no exchange or shutdown ${options}`,
     async () => {
       await using command = new ServerProcess(
         ["-p0", ...options],
@@ -57,7 +57,7 @@ for (const options of [["-v"], []]) {
 }
 
 withCommand(
-  "log: without stdout and stderr the service runs all the same",
+  "log: stdout and stderr on a full disk do not stop the service",
   async () => {
     const path = `${await Deno.makeTempDir()}/echo.sock`;
     await using command = new ServerProcess(
@@ -121,7 +121,7 @@ const withPipe = (name: string, fn: () => Promise<void>) =>
   needs(["net", "run", "read", "write"], ["mkfifo"], name, fn);
 
 withPipe(
-  "log: a reader that stops reading stops no exchange; lost lines are counted",
+  "log: a reader that stops reading blocks no exchange; lost lines are counted",
   async () => {
     const COUNT = 3500;
     await using pipe = new Pipe();
@@ -184,20 +184,23 @@ withPipe("log: the last lines are not the ones that are lost", async () => {
   assertEquals(lines.length, 1);
 });
 
-withPipe("log: lines of two processes on one pipe do not mix", async () => {
-  const COUNT = 600;
-  await using pipe = new Pipe();
-  const start = () =>
-    new ServerProcess(["-p0", "-v"], redirected(`2>${pipe.path}`, MAIN));
-  await using one = start();
-  await using two = start();
-  const ports = [await one.ready(), await two.ready()];
-  await Promise.all(ports.map((port) => exchanges(port, COUNT)));
-  pipe.read(); // not before, so that both have to wait for room
-  for (const line of await pipe.lines.waitFor(2 * COUNT)) {
-    assertMatch(line, /^\S+Z exchange( [a-z]+=[^ =]+){4}$/);
-  }
-});
+withPipe(
+  "log: lines of two processes on one pipe do not interleave",
+  async () => {
+    const COUNT = 600;
+    await using pipe = new Pipe();
+    const start = () =>
+      new ServerProcess(["-p0", "-v"], redirected(`2>${pipe.path}`, MAIN));
+    await using one = start();
+    await using two = start();
+    const ports = [await one.ready(), await two.ready()];
+    await Promise.all(ports.map((port) => exchanges(port, COUNT)));
+    pipe.read(); // not before, so that both have to wait for room
+    for (const line of await pipe.lines.waitFor(2 * COUNT)) {
+      assertMatch(line, /^\S+Z exchange( [a-z]+=[^ =]+){4}$/);
+    }
+  },
+);
 
 /** The command on a terminal of its own. Its output has `\r\n`. */
 class Terminal implements AsyncDisposable {
@@ -278,7 +281,7 @@ withTerminal(
   },
 );
 
-withTerminal("log: a terminal that was closed harms no exchange", async () => {
+withTerminal("log: a closed terminal disturbs no exchange", async () => {
   // In a session of its own, so that it does not get SIGHUP.
   const terminal = new Terminal(
     `setsid '${Deno.execPath()}' run --allow-net main.ts -p0 -v & echo $!; wait`,
@@ -293,7 +296,7 @@ withTerminal("log: a terminal that was closed harms no exchange", async () => {
   }
 });
 
-withTerminal("log: Ctrl-S in the terminal stops no exchange", async () => {
+withTerminal("log: Ctrl-S in the terminal blocks no exchange", async () => {
   await using terminal = new Terminal(
     `exec '${Deno.execPath()}' run --allow-net main.ts -p0 -v`,
   );

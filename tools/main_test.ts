@@ -49,7 +49,7 @@ withCommand(
   },
 );
 
-withCommand("command: --json logs an object a line", async () => {
+withCommand("command: --json logs one object per line", async () => {
   await using command = new ServerProcess([
     "--port=0",
     "-v",
@@ -134,7 +134,7 @@ withCommand("command: a usage error is one line and exit code 2", async () => {
 });
 
 withCommand(
-  "command: what the system refuses is one line and exit code 1",
+  "command: a system error is one line and exit code 1",
   async () => {
     using taken = Deno.listen({ hostname: "127.0.0.1", port: 0 });
     const { port } = taken.addr;
@@ -175,7 +175,7 @@ withCommand(
 );
 
 withCommand(
-  "command: it needs no permission but for its address and port",
+  "command: it needs no permission except for its address and port",
   async () => {
     await using command = new ServerProcess(
       ["--host", "127.0.0.1", "--port", "0"],
@@ -185,7 +185,7 @@ withCommand(
   },
 );
 
-withCommand("command: an IPv6 address stands in brackets", async () => {
+withCommand("command: an IPv6 address is in brackets", async () => {
   await using command = new ServerProcess(["--host", "::1", "--port", "0"]);
   await command.ready();
   assertMatch(command.stdout.all[0], /listening on \[::1\]:\d+$/);
@@ -363,13 +363,13 @@ if (Deno.build.os === "linux") {
       await using alone = new ServerProcess(["-p", `${port}`]);
       assertEquals(await alone.code(), 1); // whoever does not share is refused
 
-      const inHand = await connectMany(port, 100);
+      const inProgress = await connectMany(port, 100);
       await Promise.all(
-        inHand.map((conn) => readExactly(conn, GREETING.length)),
+        inProgress.map((conn) => readExactly(conn, GREETING.length)),
       );
       one.kill("SIGTERM");
       await one.event("shutdown");
-      for (const conn of inHand) {
+      for (const conn of inProgress) {
         assertEquals(await ask(conn, "hoge"), "hoge");
         conn.close();
       }
@@ -421,7 +421,7 @@ needs(
 );
 
 withCommand(
-  "command: nobody reading its log or its output is no reason to end",
+  "command: closed stdout and stderr pipes do not end it",
   async () => {
     await using command = new ServerProcess(["-p0", "-v"]);
     const port = await command.ready();

@@ -1,6 +1,6 @@
 /**
  * Benchmarks: this service beside `node:net`, the `pipeTo` echo of the
- * documentation and the shortest loop, in one run, so that the ratios mean
+ * documentation and a minimal server, in one run, so that the ratios mean
  * something on a noisy machine too.
  *
  * ```sh
@@ -31,7 +31,7 @@ function ours(mode: "concurrent" | "events"): number {
   return listener.addr.port;
 }
 
-/** The shortest accept loop, with a task for each connection. */
+/** The minimal accept loop, with a task for each connection. */
 function loop(handle: (conn: Deno.Conn) => Promise<void>): number {
   const listener = listen();
   (async () => {
@@ -40,8 +40,8 @@ function loop(handle: (conn: Deno.Conn) => Promise<void>): number {
   return listener.addr.port;
 }
 
-/** The shortest task of the same shape. */
-async function shortest(conn: Deno.Conn): Promise<void> {
+/** The minimal task of the same shape. */
+async function minimal(conn: Deno.Conn): Promise<void> {
   await conn.write(GREETS);
   const buffer = new Uint8Array(1024);
   const n = await conn.read(buffer);
@@ -79,7 +79,7 @@ async function exchange(port: number): Promise<void> {
 const servers: Record<string, number> = {
   "this service": ours("concurrent"),
   "this service, events": ours("events"),
-  "shortest loop": loop(shortest),
+  "minimal": loop(minimal),
   "pipeTo": loop(pipeTo),
   "node:net": await nodeNet(),
 };

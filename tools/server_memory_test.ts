@@ -67,7 +67,7 @@ inEachMode("short reads and writes", {}, async (service) => {
   assertEquals(exchanges.all[0].bytes, 6);
 });
 
-inEachMode("what fails is an outcome", {}, async (service) => {
+inEachMode("each failure has its outcome", {}, async (service) => {
   const { network: { listener }, connect, outcomes } = service;
   const rejects = (error: Error) => () => Promise.reject(error);
   const faults: Partial<MemoryConn>[] = [
@@ -324,7 +324,7 @@ unblocked(
   },
 );
 
-inSmall("each 16th client is greeted, or 50 ms pass", {}, async (service) => {
+inSmall("every 16th client is greeted, or 50 ms pass", {}, async (service) => {
   const { network: { listener }, connectMany, clock } = service;
   listener.onAccept = stuck;
   await connectMany(40);
@@ -335,7 +335,7 @@ inSmall("each 16th client is greeted, or 50 ms pass", {}, async (service) => {
 });
 
 inMemory(
-  "without a greeting no client is waited for",
+  "without a greeting there is no pacing",
   { greeting: "" },
   async (service) => {
     const { network, connectMany } = service;
@@ -487,7 +487,7 @@ Deno.test("a signal that is aborted already ends the server", async () => {
   assertEquals(listener.closes, 1);
 });
 
-Deno.test("the server lets go of the signal", async () => {
+Deno.test("the server removes its abort listener", async () => {
   const { signal } = new AbortController();
   const listeners = new Set();
   signal.addEventListener = (_type: string, f: unknown) => listeners.add(f);
@@ -576,7 +576,7 @@ Deno.test("an iterator that throws does not reject finished", async () => {
 });
 
 inSmall(
-  "an echo that is written while the time is up does not linger",
+  "an echo still being written at an abort does not linger",
   { greeting: "", maxBytes: 1024 },
   async ({ connect, server, outcomes, abort, clock }) => {
     const client = await connect();
@@ -608,7 +608,7 @@ inMemory(
   },
 );
 
-inMemory("what rejects with undefined is an error", {}, async (service) => {
+inMemory("a rejection with undefined is an error", {}, async (service) => {
   const { network: { listener }, connect, outcomes } = service;
   listener.onAccept = (conn) => {
     conn.read = () => Promise.reject(undefined);
@@ -638,7 +638,7 @@ class RejectingListener extends MemoryListener {
 needs(
   [],
   [],
-  "disconnects without end do not stop the event loop",
+  "endless disconnects do not starve the event loop",
   async () => {
     const listener = new RejectingListener(new Deno.errors.ConnectionReset());
     const server = serve(listener);

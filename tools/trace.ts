@@ -88,7 +88,7 @@ async function need(program: string, debian: string): Promise<void> {
 
 async function trace({ mode = "concurrent", go }: Options): Promise<Row[]> {
   if (Deno.build.os !== "linux") {
-    throw new Error(`strace runs on Linux, this is ${Deno.build.os}`);
+    throw new Error(`strace needs Linux; this is ${Deno.build.os}`);
   }
   await need("strace", "strace");
   await need("ss", "iproute2");

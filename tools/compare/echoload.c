@@ -34,7 +34,7 @@ enum {
   GREETING_SIZE = sizeof greeting - 1,
   MESSAGE_SIZE = 32,
   SOURCES = 16,          // each source address has ports for 28 000 clients
-  CONNECTING_MOST = 256, // at once, while holding: a listener's queue is short
+  MAX_CONNECTING = 256, // at once, while holding: a listener's queue is short
 };
 static const uint64_t TIMEOUT = 10 * 1000000, SWEEP = 100 * 1000; // in µs
 
@@ -220,7 +220,7 @@ static unsigned long long load(double seconds) {
 static void hold(void) {
   holding = true;
   for (int opened = 0; opened < count || active > (int)greeted;) {
-    while (opened < count && active - (int)greeted < CONNECTING_MOST)
+    while (opened < count && active - (int)greeted < MAX_CONNECTING)
       start(&clients[opened++]);
     handle_events();
   }

@@ -63,7 +63,7 @@ function builtIn(dir: string): Server[] {
     command: ["bun", `${peers}/bun.js`, "{port}"],
   }, {
     name: "naive",
-    label: "Deno, shortest loop",
+    label: "Deno, minimal",
     command: [deno, "run", "--allow-net", `${peers}/naive.ts`, "{port}"],
   }, {
     name: "service",

@@ -43,7 +43,7 @@ Deno.test("model: the first message is echoed", () => {
   assertEquals(possible(1, events), ["echoed 3 at 1"]);
 });
 
-Deno.test("model: maxBytes is the most", () => {
+Deno.test("model: at most maxBytes are echoed", () => {
   assertEquals(possible(1, [READS, client(1, "send", 5)]), ["echoed 4 at 1"]);
 });
 
@@ -97,7 +97,7 @@ Deno.test("model: an abort takes effect within its turn", () => {
   assertEquals(possible(51, [READS], [ABORT]), []);
 });
 
-Deno.test("model: who is accepted after an abort is not greeted", () => {
+Deno.test("model: a client accepted after an abort is not greeted", () => {
   const accepted = { at: 60, turn: 60 };
   const [{ written, outcome }, ...more] = possibleResults(
     SETTINGS,
