@@ -26,7 +26,7 @@
  * @param listener A TCP, TLS or Unix listener, or one of your own.
  * @param options Options that override the defaults.
  * @returns The running server.
- * @throws {TypeError} If an option has the wrong type.
+ * @throws {TypeError} If the listener or an option has the wrong type.
  * @throws {RangeError} If a number is out of range.
  *
  * @example
@@ -75,9 +75,10 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
     } catch (error) {
       failure = error;
     }
-    close(client, failure);
+    finish(client, failure);
   }
 
+  check("listener", Symbol.asyncIterator in Object(listener), "a Listener");
   const settings = settingsFrom(options);
   const clients = new Clients();
   const buffers = new BufferPool(settings.maxBytes);
@@ -87,7 +88,7 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
   let events: ReadableStreamDefaultController<NetEvent> | undefined;
   let graceEnds = Infinity; // until the shutdown begins
   let aborted = false;
-  let yielding = 0;
+  let yielding = 0; // calls of `yieldToIO` that still have a timer
 
   if (settings.mode === "events") handleEvents();
   const finished = run();
@@ -107,7 +108,7 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
   async function handleEvents(): Promise<void> {
     const queue = new ReadableStream<NetEvent>({ start: (c) => events = c });
     for await (const { type, client, n = null } of queue) {
-      const fail = (error: unknown) => close(client, error);
+      const fail = (error: unknown) => finish(client, error);
       switch (type) {
         case "accept":
           greet(client)
@@ -115,7 +116,7 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
             .then((n) => events!.enqueue({ type: "read", client, n }), fail);
           break;
         case "read":
-          echo(client, n).then(() => close(client), fail);
+          echo(client, n).then(() => finish(client), fail);
           break;
       }
     }
@@ -141,8 +142,7 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
   async function writeAll(client: Client, bytes: Uint8Array): Promise<void> {
     client.state = "writing";
     for (let written = 0; written < bytes.length;) {
-      const rest = written === 0 ? bytes : bytes.subarray(written);
-      const n = await client.conn.write(rest);
+      const n = await client.conn.write(bytes.subarray(written));
       written += n;
       client.sent += n;
       changed.notify();
@@ -150,7 +150,7 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
   }
 
   /** Every exchange ends here, exactly once, with no operation pending. */
-  function close(client: Client, failure?: unknown): void {
+  function finish(client: Client, failure?: unknown): void {
     if (client.buffer) buffers.put(client.buffer);
     const outcome = outcomeOf(client, failure);
     const ms = performance.now() - client.began;
@@ -159,8 +159,8 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
     // More data may be unread or in flight, in either direction.
     const isLarge = client.received! >= large || client.sent > LINGER.sent;
     if (isLarge && outcome === "echoed" && !client.expired) {
-      drain(client, LINGER.ms).then(() => remove(client));
-    } else remove(client);
+      drain(client, LINGER.ms).then(() => close(client));
+    } else close(client);
     const { remoteAddr: remote } = client.conn;
     report(settings.onExchange, { remote, outcome, bytes, ms });
   }
@@ -178,7 +178,7 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
     }
   }
 
-  function remove(client: Client): void {
+  function close(client: Client): void {
     client.state = "closed";
     attempt(() => client.conn.close());
     clients.delete(client);
@@ -248,9 +248,7 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
     const { size } = clients;
     const before = graceEnds;
     const isHopeless = isFatal(error) || (before < Infinity && size === 0);
-    if (isHopeless && ms >= BACK_OFF.last) {
-      return attempt(() => listener.close());
-    }
+    if (isHopeless && ms >= BACK_OFF.last) return acceptor.close();
     await until(() => clients.size < size || graceEnds !== before, ms);
   }
 
@@ -273,7 +271,7 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
       // If the same accept is still pending, the queue is empty.
       if (acceptor.pending && acceptor.attempts === attempts) break;
     }
-    if (!acceptor.done) attempt(() => listener.close());
+    acceptor.close();
   }
 
   /** Expires every client, including those yet to be accepted. */
@@ -360,7 +358,7 @@ export interface Exchange {
   outcome: Outcome;
   /** How many bytes were echoed. */
   bytes: number;
-  /** Milliseconds from the accept until the outcome was known. */
+  /** Milliseconds from the accept until the outcome is known. */
   ms: number;
 }
 
@@ -424,7 +422,7 @@ export interface Listener<A extends Deno.Addr = Deno.Addr> {
 /**
  * The connection that {@linkcode serve} needs. Any `Deno.Conn` will do. A
  * connection of your own must behave like one. Above all, `close()` must settle
- * pending reads and writes: the server waits for them.
+ * every pending operation: the server waits for them.
  *
  * @example Counting the bytes that are read
  * ```ts
@@ -460,7 +458,7 @@ export interface Conn {
   write(bytes: Uint8Array): Promise<number>;
   /** Half-closes: the client gets an EOF, and can still send. */
   closeWrite(): Promise<void>;
-  /** Closes both directions. A pending read or write rejects. */
+  /** Closes both directions. Pending operations reject. */
   close(): void;
   /** Turns TCP keep-alive on or off, if the transport has it. */
   setKeepAlive?(on: boolean): void;
@@ -538,6 +536,8 @@ export interface ServeOptions {
    * Called when accepting fails, for example because the process is out of
    * file descriptors. The server retries after 5 ms, then doubles the delay up
    * to a second. If the listener can never accept again, the server shuts down.
+   *
+   * @default {console.error}
    */
   onAcceptError?: (error: unknown) => unknown;
 }
@@ -705,7 +705,7 @@ class Acceptor implements AsyncIterableIterator<Conn> {
   }
 
   async next(): Promise<IteratorResult<Conn>> {
-    while (true) {
+    while (!this.done) {
       this.attempts++;
       this.pending = true;
       this.onPending();
@@ -713,14 +713,21 @@ class Acceptor implements AsyncIterableIterator<Conn> {
         this.#conns ??= this.listener[Symbol.asyncIterator]();
         const result = await this.#conns.next();
         this.pending = false;
-        this.done = result.done === true;
+        this.done ||= result.done === true;
         this.#backOff = BACK_OFF.first;
         return result;
       } catch (error) {
         this.pending = false;
-        await this.#recover(error);
+        if (!this.done) await this.#recover(error);
       }
     }
+    return { done: true, value: undefined };
+  }
+
+  /** Closes the listener. Its iterator should end; if not, this one does. */
+  close(): void {
+    if (!this.done) attempt(() => this.listener.close());
+    this.done = true;
   }
 
   async #recover(error: unknown): Promise<void> {
@@ -743,8 +750,7 @@ class BufferPool {
   constructor(readonly size: number) {}
 
   get(): Uint8Array {
-    const free = this.#free.pop();
-    if (free !== undefined) return free;
+    if (this.#free.length > 0) return this.#free.pop()!;
     if (this.#slab.length < this.size) {
       // So large that the kernel allocates only the pages that are used.
       this.#slab = new Uint8Array(Math.max(this.size, 1 << 20));
@@ -789,16 +795,13 @@ function attempt(call: () => void): void {
 
 /** Calls a callback. If it throws or rejects, prints the error, if possible. */
 function report<T>(callback: (about: T) => unknown, about: T): void {
+  let result: unknown;
   try {
-    const result = callback(about);
-    if (result instanceof Promise) result.catch(print);
+    result = callback(about);
   } catch (error) {
-    print(error);
+    result = Promise.reject(error);
   }
-}
-
-function print(error: unknown): void {
-  Promise.try(console.error, error).catch(noop);
+  if (result) Promise.resolve(result).catch(console.error).catch(noop);
 }
 
 /** Whether an error says that the client reset the connection. */
@@ -811,7 +814,8 @@ function isDisconnect(error: unknown): boolean {
 
 /** Whether an error says that the listener can never accept again. */
 function isFatal(error: unknown): boolean {
-  return /^(EBADF|EINVAL|ENOTSOCK|EOPNOTSUPP)$/.test(Object(error).code);
+  return error instanceof Deno.errors.BadResource ||
+    /^(EBADF|EINVAL|ENOTSOCK|EOPNOTSUPP)$/.test(Object(error).code);
 }
 
 function outcomeOf({ received, expired }: Client, failure?: unknown): Outcome {
@@ -834,13 +838,12 @@ function settingsFrom({
   mode = "concurrent",
   signal = new AbortController().signal,
   onExchange = noop,
-  onAcceptError = noop,
+  onAcceptError = console.error,
 }: ServeOptions) {
   if (typeof greeting === "string") {
     greeting = new TextEncoder().encode(greeting);
   }
-  const isBytes = greeting instanceof Uint8Array;
-  check("greeting", isBytes, "a string or a Uint8Array");
+  check("greeting", greeting instanceof Uint8Array, "a string or a Uint8Array");
   checkWhole("maxBytes", maxBytes, 1, 2 ** 30);
   checkNumber("timeout", timeout, 0, MAX_MS);
   checkNumber("grace", grace, 0, MAX_MS);

@@ -3,7 +3,7 @@
  * limits, and times to the millisecond.
  */
 
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertEquals, assertThrows } from "@std/assert";
 import { Buffer } from "node:buffer";
 import { serve } from "../server.ts";
 import { FakeClock } from "./fake_clock.ts";
@@ -142,11 +142,16 @@ inMemory("what callbacks throw is printed", {}, async (service) => {
     service.onExchange = () => {
       throw thrown;
     };
-    service.onAcceptError = () => Promise.reject(thrown);
+    service.onAcceptError = () => ({
+      then: (_: unknown, reject: (error: Error) => void) => reject(thrown),
+    });
     assertEquals(await exchange("hoge"), GREETING + "hoge");
     network.listener.fail(new Error("odd"));
     assertEquals(await clock.run(exchange("hoge")), GREETING + "hoge");
-    assertEquals(printed, [thrown, thrown, thrown]);
+    service.onExchange = () => Promise.reject(thrown);
+    assertEquals(await exchange("hoge"), GREETING + "hoge");
+    await turns();
+    assertEquals(printed, [thrown, thrown, thrown, thrown]);
   } finally {
     console.error = error;
   }
@@ -523,13 +528,17 @@ inMemory("closing the listener starts the grace", {}, async (service) => {
 });
 
 Deno.test("a listener that can never accept again ends the server", async () => {
-  for (const code of ["EBADF", "EINVAL", "ENOTSOCK", "EOPNOTSUPP"]) {
+  const codes = ["EBADF", "EINVAL", "ENOTSOCK", "EOPNOTSUPP"];
+  const errors = [
+    new Deno.errors.BadResource(),
+    ...codes.map((code) => Object.assign(new TypeError("fatal"), { code })),
+  ];
+  for (const dead of errors) {
     using clock = new FakeClock();
     const listener = new CountingListener();
     const connect = () => listener.connect();
     await using service = start({ listener, connect, lots: 0 });
     const client = await greeted(service.connect);
-    const dead = Object.assign(new TypeError("Invalid argument"), { code });
     const failures = [5, 10, 20, 40, 80, 160].map(() => dead);
     failures.forEach((error) => listener.fail(error));
     assertEquals(await ask(client, "hoge"), "hoge");
@@ -647,13 +656,59 @@ needs(
   },
 );
 
+Deno.test("a listener whose iterator rejects after close() ends the server", async () => {
+  using clock = new FakeClock();
+  const listener = new MemoryListener();
+  const errors: unknown[] = [];
+  const own = {
+    addr: listener.addr,
+    close: () => listener.close(),
+    async *[Symbol.asyncIterator]() {
+      while (true) {
+        const { done, value } = await listener.next();
+        if (done) throw new Deno.errors.BadResource();
+        yield value;
+      }
+    },
+  };
+  const server = serve(own, { onAcceptError: (error) => errors.push(error) });
+  await clock.run(server.shutdown());
+  assertEquals(errors, []);
+});
+
+Deno.test("what is not a listener is refused", () => {
+  for (const options of [{ port: 0 }, undefined, null, "30000"]) {
+    const listener = options as unknown as MemoryListener;
+    assertThrows(() => serve(listener), TypeError, "listener must be");
+  }
+});
+
+Deno.test("accept errors are printed unless there is a callback", async () => {
+  const printed: unknown[] = [];
+  const { error } = console;
+  console.error = (what: unknown) => void printed.push(what);
+  try {
+    const listener = new MemoryListener();
+    await using _ = serve(listener, { grace: 0 });
+    const failure = new Error("odd");
+    listener.fail(failure);
+    await turns();
+    assertEquals(printed, [failure]);
+  } finally {
+    console.error = error;
+  }
+});
+
 needs(
   [],
   [],
   "out of file descriptors, shutdown ends within a second",
   async () => {
     using clock = new FakeClock();
-    const server = serve(new RejectingListener(emfile()), { grace: 0 });
+    const server = serve(new RejectingListener(emfile()), {
+      grace: 0,
+      onAcceptError() {},
+    });
     await clock.run(server.shutdown());
     assert(clock.now <= 1000, `after ${clock.now} ms`);
   },
