@@ -44,16 +44,12 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
   async function run(): Promise<void> {
     for await (const conn of acceptor) {
       const client = open(conn);
-      switch (settings.mode) {
-        case "concurrent":
-          exchange(client); // a task of its own: not awaited
-          break;
-        case "serial":
-          await exchange(client); // the only difference: `await`
-          break;
-        case "events":
-          events!.enqueue({ type: "accept", client });
-          break;
+      if (settings.mode === "concurrent") {
+        exchange(client); // a task of its own: not awaited
+      } else if (settings.mode === "serial") {
+        await exchange(client); // the only difference: `await`
+      } else {
+        events!.enqueue({ type: "accept", client });
       }
       // Meanwhile, further clients wait in the kernel's queue, in order.
       if (acceptor.attempts % PACE.every === 0) await pace(client);
@@ -88,7 +84,7 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
   let events: ReadableStreamDefaultController<NetEvent> | undefined;
   let graceEnds = Infinity; // until the shutdown begins
   let aborted = false;
-  let yielding = 0; // calls of `yieldToIO` that still have a timer
+  let yielding = 0; // calls of `yieldToIO` in progress
 
   if (settings.mode === "events") handleEvents();
   const finished = run();
@@ -172,7 +168,9 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
     timer.wakeBy(client.deadline);
     try {
       if (!client.expired) await client.conn.closeWrite();
-      await discard(client.conn);
+      for (let left = DRAIN.bytes; left > 0;) {
+        left -= await client.conn.read(DISCARDED) ?? Infinity;
+      }
     } catch {
       // The client has gone, or its time is up.
     }
@@ -206,8 +204,9 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
 
   /** Runs when a deadline has passed: a client's, the grace's or `until`'s. */
   async function wake(): Promise<void> {
-    // If the process was stopped, data may have arrived in time.
-    if (nextDeadline() <= performance.now()) await yieldToIO();
+    const late = performance.now() - nextDeadline();
+    // Data may have arrived in time, above all if the process was stopped.
+    if (late >= 0) await yieldToIO(late > TICK ? TURNS.many : TURNS.few);
     const now = performance.now();
     if (now >= graceEnds && !aborted) abort();
     for (const client of clients.overdue(now)) expire(client);
@@ -219,10 +218,15 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
     return Math.min(clients.nextDeadline(), aborted ? Infinity : graceEnds);
   }
 
-  /** Lets pending operations proceed: the runtime polls some 128 per turn. */
-  async function yieldToIO(): Promise<void> {
+  /** Yields until, for some turns, no exchange has made progress. */
+  async function yieldToIO(turns: number): Promise<void> {
     yielding++;
-    for (let left = 2 + clients.size / 64; left > 0; left--) await nextTurn();
+    let left = TURNS.max + clients.size / 64;
+    for (let idle = 0; idle < turns && left > 0; left--) {
+      const before = changed.count;
+      await nextTurn();
+      idle = changed.count === before ? idle + 1 : 0;
+    }
     yielding--;
     changed.notify();
   }
@@ -266,7 +270,7 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
     const enough = acceptor.attempts + BACKLOG;
     while (!acceptor.done && acceptor.attempts < enough) {
       const { attempts } = acceptor;
-      if (acceptor.pending) await yieldToIO();
+      if (acceptor.pending) await yieldToIO(TURNS.many);
       else await changed.wait();
       // If the same accept is still pending, the queue is empty.
       if (acceptor.pending && acceptor.attempts === attempts) break;
@@ -585,8 +589,12 @@ const BACK_OFF = { first: 5, last: 160, max: 1000 };
 const LINGER = { read: 1024, sent: 4096, ms: 1000 };
 /** Limits of draining: `ms` if a write is stuck, and `bytes`. */
 const DRAIN = { ms: 50, bytes: 1 << 20 };
+/** Where discarded bytes go. Nobody reads them. */
+const DISCARDED = new Uint8Array(1 << 16);
 /** Deadlines within this many milliseconds expire together. */
 const TICK = 20;
+/** Turns of the event loop: each polls some 128 operations of the process. */
+const TURNS = { few: 2, many: 8, max: 64 };
 /** The most clients that a shutdown accepts from the kernel's queue. */
 const BACKLOG = 4096;
 const MODES: readonly Mode[] = ["concurrent", "serial", "events"];
@@ -645,12 +653,15 @@ class Clients {
 /** A condition variable: `while (!holds) await changed.wait()`. */
 class Condition {
   #next?: PromiseWithResolvers<void>;
+  /** How many notifications there have been. */
+  count = 0;
 
   wait(): Promise<void> {
     return (this.#next ??= Promise.withResolvers()).promise;
   }
 
   readonly notify = (): void => {
+    this.count++;
     this.#next?.resolve();
     this.#next = undefined;
   };
@@ -762,18 +773,6 @@ class BufferPool {
 
   put(buffer: Uint8Array): void {
     if (this.#free.length * this.size < 1 << 24) this.#free.push(buffer);
-  }
-}
-
-/** Where discarded bytes go. Nobody reads them. */
-const DISCARDED = new Uint8Array(1 << 16);
-
-/** Reads to EOF, but at most `DRAIN.bytes`. */
-async function discard(conn: Conn): Promise<void> {
-  for (let left = DRAIN.bytes; left > 0;) {
-    const n = await conn.read(DISCARDED);
-    if (n === null) return;
-    left -= n;
   }
 }
 

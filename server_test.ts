@@ -327,6 +327,19 @@ overTcp("thousands of clients time out together", {}, async (service) => {
   assertEquals(exchanges.all.length, 2000);
 });
 
+specOver([tcp], UNBLOCKED)(
+  "shutdown serves 500 clients of its own process",
+  {},
+  async ({ server, connectMany }) => {
+    // Their reads and writes compete with the accepts for the runtime's turns.
+    const clients = await connectMany(500);
+    const answers = clients.map((client, i) => ask(client, `${i}`));
+    await server.shutdown();
+    const expected = clients.map((_, i) => `${GREETING}${i}`);
+    assertEquals(await Promise.all(answers), expected);
+  },
+);
+
 overTcp(
   "a crowd that never reads a large greeting does not block others",
   { greeting: new Uint8Array(8 << 20) },
