@@ -176,13 +176,20 @@ async function main(): Promise<void> {
   if (options.version) return print(`echo-server ${denoJson.version}`);
 
   const log = new Log(Deno.stderr, options.json);
-  // Before listening, so that no signal can leave a socket file behind.
-  const signaled = onSignals((signal) => {
-    server.shutdown();
-    const fields = { clients: server.connections, grace: options.grace / 1000 };
-    log.event("shutdown", { signal, ...fields }, QUIT_HINT);
-  }, () => tryClose(listener));
+  ignoreFileSizeLimit();
+  let signaled = false;
+  const handleSignals = () =>
+    onSignals((signal) => {
+      signaled = true;
+      server.shutdown();
+      const { grace } = options;
+      const fields = { clients: server.connections, grace: grace / 1000 };
+      log.event("shutdown", { signal, ...fields }, HINTS[signal]);
+    }, () => tryClose(listener));
+  // No signal may leave a socket file. But Ctrl-C ends Deno's own questions.
+  if (options.unix) handleSignals();
   const listener = listenOrDie(options);
+  if (!options.unix) handleSignals();
   const counts = { ...ZERO_COUNTS };
   const logAcceptError = throttle(1000, (error) => {
     log.event("accept-error", { error });
@@ -201,10 +208,10 @@ async function main(): Promise<void> {
   });
   announce(server.addr, options);
   await server.finished;
-  if (!signaled()) log.event("accept-failed", { error: oneLine(acceptError) });
+  if (!signaled) log.event("accept-failed", { error: oneLine(acceptError) });
   log.event("summary", counts);
   await log.flush(1000);
-  Deno.exit(signaled() ? 0 : 1);
+  Deno.exit(signaled ? 0 : 1);
 }
 
 const ZERO_COUNTS: Record<Outcome, number> = {
@@ -225,7 +232,7 @@ const SIGNALS: [Deno.Signal, number][] = Deno.build.os === "windows"
 function onSignals(
   shutDown: (signal: Deno.Signal) => void,
   cleanUp: () => void,
-): () => boolean {
+): void {
   let first = Infinity;
   const onSignal = (signal: Deno.Signal, number: number) => {
     const now = performance.now();
@@ -240,10 +247,18 @@ function onSignals(
   for (const [signal, number] of SIGNALS) {
     Deno.addSignalListener(signal, () => onSignal(signal, number));
   }
-  return () => first < Infinity;
 }
 
-const QUIT_HINT = " (Ctrl-C again quits at once)";
+/** What to add in a terminal, to the line about a signal. */
+const HINTS: Record<string, string> = {
+  SIGINT: " (Ctrl-C again quits at once)",
+};
+
+/** A log at the limit of its size is a write that fails, not the end. */
+function ignoreFileSizeLimit(): void {
+  if (Deno.build.os === "windows") return;
+  Deno.addSignalListener("SIGXFSZ", () => {});
+}
 
 /** Makes a call, and drops those that follow within `ms`. */
 function throttle(
@@ -253,8 +268,8 @@ function throttle(
   let last = -Infinity;
   return (text) => {
     if (performance.now() < last + ms) return;
-    last = performance.now();
     call(text);
+    last = performance.now();
   };
 }
 
@@ -385,7 +400,9 @@ class Log {
   /** `time event key=value …`, or JSON. */
   #format(event: string, fields: Fields): string {
     const time = new Date().toISOString();
-    if (this.json) return JSON.stringify({ time, event, ...fields });
+    if (this.json) {
+      return escapeControls(JSON.stringify({ time, event, ...fields }));
+    }
     let line = `${time} ${event}`;
     for (const key in fields) line += ` ${key}=${toText(fields[key])}`;
     return line;
@@ -488,9 +505,16 @@ function die(code: number, line: string): never {
 
 /** One line that a terminal can show safely. */
 function printable(text: string): string {
-  return text.replace(/\s+/g, " ").replace(
+  return escapeControls(text.replace(/\s+/g, " "));
+}
+
+/** Escapes control and format characters, as JSON would. */
+function escapeControls(text: string): string {
+  const hex = (unit: string) =>
+    unit.charCodeAt(0).toString(16).padStart(4, "0");
+  return text.replace(
     /\p{C}/gu,
-    (char) => `\\u${char.codePointAt(0)!.toString(16).padStart(4, "0")}`,
+    (char) => char.split("").map((unit) => `\\u${hex(unit)}`).join(""),
   );
 }
 
@@ -599,16 +623,16 @@ function refuse({ name }: { name: string }, why: string): never {
  */
 function normalizeArgs(args: string[]): string[] {
   const joined: string[] = [];
-  const rest = args[0] === "--" ? args.slice(1) : [...args]; // as for npm
-  for (let arg; (arg = rest.shift()) !== undefined;) {
-    if (arg === "--") return [...joined, arg, ...rest];
+  const rest = args.slice(args[0] === "--" ? 1 : 0).reverse(); // as for npm
+  for (let arg; (arg = rest.pop()) !== undefined;) {
+    if (arg === "--") return [...joined, arg, ...rest.reverse()];
     const [long, ...others] = toLong(arg);
-    rest.unshift(...others);
+    rest.push(...others);
     const [, name, value] = long.match(/^--([^=]+)(?:=([^]*))?$/) ?? [];
     const option = OPTION_LIST.find((option) => option.name === name);
     if (option === undefined) joined.push(long);
     else if (option.parse) {
-      const text = value ?? rest.shift() ?? refuse(option, "needs a value");
+      const text = value ?? rest.pop() ?? refuse(option, "needs a value");
       joined.push(`--${name}=${text}`);
     } else if (value === undefined) joined.push(`--${name}=true`);
     else refuse(option, "takes no value");
@@ -618,11 +642,11 @@ function normalizeArgs(args: string[]): string[] {
 
 /** Rewrites `-vp0` as `--verbose -p0`, and `-p0` as `--port=0`. */
 function toLong(arg: string): string[] {
-  const [hyphen, letter = "", ...more] = arg;
+  const [hyphen, letter = ""] = arg;
   const option = OPTION_LIST.find(({ short }) => short === letter);
   if (hyphen !== "-" || option === undefined) return [arg];
   const name = `--${option.name}`;
-  const text = more.join("");
+  const text = arg.slice(2);
   if (text === "" || text.startsWith("=")) return [name + text];
   return option.parse ? [`${name}=${text}`] : [name, `-${text}`];
 }

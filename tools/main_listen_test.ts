@@ -221,14 +221,20 @@ needs(
   ["python3"],
   "Unix socket: control characters in a client's address are escaped",
   async () => {
-    await using server = await startOnUnix("-v");
-    const { dir, path, command } = server;
-    await command.ready();
-    await connectFrom(`${dir}/\x1b[31mred`, path);
-    const line = await command.event("exchange");
-    assert(line.includes(`remote="${dir}/\\u001b[31mred"`), line);
-    command.kill("SIGTERM");
-    await command.code();
+    for (const [format, key] of [["-v", "remote="], ["--json", '"remote":']]) {
+      await using server = await startOnUnix(
+        "-v",
+        ...format.match(/--.*/) ?? [],
+      );
+      const { dir, path, command } = server;
+      await command.ready();
+      await connectFrom(`${dir}/\x1b[31mred\u009b\u202e\x7f\u{e0001}`, path);
+      const line = await command.event("exchange");
+      const red = "\\u001b[31mred\\u009b\\u202e\\u007f\\udb40\\udc01";
+      assert(line.includes(`${key}"${dir}/${red}"`), line);
+      command.kill("SIGTERM");
+      await command.code();
+    }
   },
 );
 

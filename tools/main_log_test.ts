@@ -13,6 +13,7 @@ import {
   readExactly,
   readText,
   textOf,
+  turn,
   withCommand,
 } from "./testing.ts";
 
@@ -309,3 +310,62 @@ withTerminal("log: Ctrl-S in the terminal blocks no exchange", async () => {
   await terminal.shows(/summary echoed=300 /);
   assertEquals(await terminal.code(), 0);
 });
+
+withTerminal(
+  "signals: Ctrl-C ends it while Deno asks for a permission",
+  async () => {
+    await using terminal = new Terminal(
+      `exec '${Deno.execPath()}' run main.ts -p0`,
+    );
+    await terminal.shows(/Allow\?/);
+    await terminal.type("\x03");
+    assertEquals(await terminal.code(), 130);
+  },
+);
+
+withTerminal("signals: only Ctrl-C brings the hint at Ctrl-C", async () => {
+  await using terminal = new Terminal(
+    `'${Deno.execPath()}' run --allow-net main.ts -p0 & echo pid=$!; wait $!`,
+  );
+  const [, pid] = await terminal.shows(/pid=(\d+)\r/);
+  await terminal.shows(/listening on/);
+  Deno.kill(Number(pid), "SIGTERM");
+  await terminal.shows(/shutdown signal=SIGTERM clients=0 grace=10\r/);
+  assertEquals(await terminal.code(), 0);
+});
+
+needs(
+  ["net", "run", "read", "write"],
+  ["prlimit"],
+  "log: a limit on the size of its file harms no exchange and no line",
+  async () => {
+    const dir = await Deno.makeTempDir();
+    const log = `${dir}/log`;
+    const limitTo = (bytes: number | "unlimited") =>
+      new Deno.Command("prlimit", {
+        args: [`--pid=${command.pid}`, `--fsize=${bytes}:unlimited`],
+      }).output();
+    await using command = new ServerProcess(
+      ["-p0", "-v"],
+      redirected(`2>${log}`, MAIN),
+    );
+    const port = await command.ready();
+    await limitTo(3000); // so the last line is cut somewhere
+    await exchanges(port, 100);
+    while ((await Deno.stat(log)).size < 3000) await turn();
+    await limitTo("unlimited");
+    await exchanges(port, 10);
+    command.kill("SIGTERM");
+    assertEquals(await command.code(), 0);
+
+    const text = await Deno.readTextFile(log);
+    const lines = text.trimEnd().split("\n");
+    for (const line of lines) assertMatch(line, /^\S+Z \S+( [a-z]+=[^ =]+)+$/);
+    const written = lines.filter((line) => line.includes(" exchange ")).length;
+    const dropped = [...text.matchAll(/lines=(\d+)/g)]
+      .reduce((sum, [, lines]) => sum + Number(lines), 0);
+    assert(dropped > 0);
+    assertEquals(written + dropped, 110);
+    await Deno.remove(dir, { recursive: true });
+  },
+);

@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
 import { parseOptions, UsageError } from "../main.ts";
 import { Random } from "./fuzz/script.ts";
-import { bytesOf, GREETING } from "./testing.ts";
+import { bytesOf, GREETING, needs } from "./testing.ts";
 
 Deno.test("options: the defaults", () => {
   assertEquals(parseOptions([]), {
@@ -153,6 +153,13 @@ Deno.test("options: every refusal names the option and the value", () => {
 Deno.test("options: a greeting of a megabyte", () => {
   const { greeting } = parseOptions(["--greeting", "x".repeat(1 << 20)]);
   assertEquals(greeting.length, 1 << 20);
+});
+
+// If the time grows with the square of their number, this takes over a minute.
+needs([], [], "options: seventy thousand flags", () => {
+  const { verbose } = parseOptions(["-" + "v".repeat(70_000)]);
+  assertEquals(verbose, true);
+  return Promise.resolve();
 });
 
 Deno.test("options: thousands of generated argument lists", () => {
