@@ -176,7 +176,6 @@ async function main(): Promise<void> {
   if (options.version) return print(`echo-server ${denoJson.version}`);
 
   const log = new Log(Deno.stderr, options.json);
-  ignoreFileSizeLimit();
   let signaled = false;
   const handleSignals = () =>
     onSignals((signal) => {
@@ -190,6 +189,7 @@ async function main(): Promise<void> {
   if (options.unix) handleSignals();
   const listener = listenOrDie(options);
   if (!options.unix) handleSignals();
+  ignoreFileSizeLimit();
   const counts = { ...ZERO_COUNTS };
   const logAcceptError = throttle(1000, (error) => {
     log.event("accept-error", { error });

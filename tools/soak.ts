@@ -1,5 +1,5 @@
 /**
- * Soak: 200 000 exchanges with the command, one in ten of them misbehaving.
+ * Soak: 200 000 exchanges with the command; one client in ten misbehaves.
  * Nothing may be lost, and nothing may leak. Before it counts, it warms up
  * until V8's heap has settled, so a short soak is as trustworthy as a long one.
  *
@@ -22,7 +22,12 @@ import {
   reset,
 } from "./testing.ts";
 
-const TOTAL = Number(Deno.args[0] ?? 200_000);
+const [given = "200000", ...extra] = Deno.args;
+if (!/^[1-9][0-9]*$/.test(given) || extra.length > 0) {
+  console.error("usage: deno task soak [EXCHANGES]");
+  Deno.exit(2);
+}
+const TOTAL = Number(given);
 const CLIENTS = 64;
 const MISBEHAVES = 10;
 
@@ -120,7 +125,7 @@ for (let tries = 0; tries < 50; tries++) {
 
 command.kill("SIGTERM");
 const code = await command.code();
-console.log(command.stderr.all.at(-1));
+console.log(command.stderr.all.at(-1), "(with the warm-up)");
 
 // The highest of each half: between collections V8's heap goes up and down.
 const highest = (from: number, to?: number) =>

@@ -212,6 +212,7 @@ for (
     [["--rounds", "0"], '--rounds: "0" is not a whole number'],
     [["--clients"], '--clients: "" is not a whole number'],
     [["--held=1.5"], '--held: "1.5" is not a whole number'],
+    [["--held=0"], '--held: "0" is not a whole number from 1'],
     [["--seconds=1e3"], '--seconds: "1e3" is not a number from 0.1'],
     [["--only=go,perl"], '--only: "perl" is not one of go, epoll'],
     [["--with=old"], '--with: "old" is not NAME=COMMAND'],

@@ -38,7 +38,7 @@ const DEFAULTS: Record<string, string> = {
   clients: "64",
   seconds: "2",
   "warm-up": "1.5",
-  held: "0",
+  held: "none",
 };
 const FLAGS = ["json", "help"];
 
@@ -86,7 +86,7 @@ export function parseOptions(args: string[]): Options {
     clients: whole("clients", text("clients"), 1),
     seconds: decimal("seconds", text("seconds"), 0.1),
     warmUp: decimal("warm-up", text("warm-up"), 0),
-    held: whole("held", text("held"), 0),
+    held: text("held") === "none" ? 0 : whole("held", text("held"), 1),
     only: parseOnly(text("only")),
     with: parseWith(parsed.with as string[]),
     json: parsed.json as boolean,
