@@ -270,7 +270,7 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
     const enough = acceptor.attempts + BACKLOG;
     while (!acceptor.done && acceptor.attempts < enough) {
       const { attempts } = acceptor;
-      if (acceptor.pending) await yieldToIO(TURNS.many);
+      if (acceptor.pending) await yieldToIO(TURNS.many + clients.size);
       else await changed.wait();
       // If the same accept is still pending, the queue is empty.
       if (acceptor.pending && acceptor.attempts === attempts) break;
