@@ -429,5 +429,7 @@ withCommand(
     for (let i = 0; i < 3; i++) {
       assertEquals(await exchange(port, "hoge"), GREETING + "hoge");
     }
+    command.kill("SIGTERM");
+    assertEquals(await command.code(), 0);
   },
 );
