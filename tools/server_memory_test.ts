@@ -202,52 +202,6 @@ inMemory(
   },
 );
 
-inEachMode("lingering does not block others", {}, async (service) => {
-  const { server, connect, exchange, exchanges, outcomes, clock } = service;
-  const lingers = await connect();
-  const message = "x".repeat(1024);
-  assertEquals(await ask(lingers, message), GREETING + message);
-  assertEquals(await exchange("hoge"), GREETING + "hoge");
-  assertEquals(await outcomes(2), ["echoed", "echoed"]);
-  assertEquals(exchanges.all[0].ms, 0);
-  await turns();
-  assertEquals(lingers.peer.closed, false);
-  await clock.run(server.shutdown());
-  assertEquals(clock.now, 1000);
-});
-
-inEachMode("lingering ends when the client closes", {}, async (service) => {
-  const { server, connect, clock } = service;
-  const client = await connect();
-  await ask(client, "x".repeat(1024));
-  await client.closeWrite();
-  await server.shutdown();
-  assertEquals(clock.now, 0);
-});
-
-inMemory("lingering ends after 1 MiB", {}, async ({ connect }) => {
-  const client = await connect();
-  const chunk = new Uint8Array(10_000);
-  let sent = 0;
-  const sending = (async () => {
-    while (sent < 2 << 20) sent += await client.write(chunk);
-  })();
-  await sending.catch((error) => {
-    assert(error instanceof Deno.errors.BrokenPipe, `${error}`);
-  });
-  assert(sent >= 1 << 20 && sent < 1.1 * (1 << 20), `${sent} bytes`);
-});
-
-inEachMode(
-  "a stuck write is drained for 50 ms",
-  ({ lots }) => ({ greeting: digits(lots), timeout: 100 }),
-  async ({ connect, exchanges, clock }) => {
-    await connect();
-    const [{ outcome, ms }] = await clock.run(exchanges.waitFor(1));
-    assertEquals({ outcome, ms }, { outcome: "timeout", ms: 150 });
-  },
-);
-
 inSmall(
   "nothing is read once the time is up",
   { greeting: "g".repeat(150), timeout: 100 },
