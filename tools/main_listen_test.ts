@@ -107,7 +107,7 @@ withTls(
       runMain("--allow-net", "--allow-read"),
     );
     const port = await command.ready();
-    const silent = await connectMany(port, 200);
+    using _silent = await connectMany(port, 200);
     const caCerts = [await Deno.readTextFile(cert)];
     using conn = await Deno.startTls(await connect(port), {
       hostname: "localhost",
@@ -116,7 +116,6 @@ withTls(
     assertEquals(await ask(conn, "hoge"), `${GREETING}hoge`);
     await command.event("outcome=echoed");
     assertEquals(command.stderr.all.length, 1);
-    silent.forEach((conn) => conn.close());
   },
 );
 
@@ -283,18 +282,16 @@ withCommand(
       runMainLimited(),
     );
     const port = await command.ready();
-    const silent = await connectMany(port, 50);
+    using _silent = await connectMany(port, 50);
     await command.event("accept-error");
-    const queued = await connectMany(port, 100);
+    using queued = await connectMany(port, 100);
     await Promise.all(
       queued.map((conn) => conn.write(bytesOf("hoge"))),
     );
     command.kill("SIGTERM");
     for (const conn of queued) {
       assertEquals(await readText(conn), ""); // a reset would reject
-      conn.close();
     }
-    silent.forEach((conn) => conn.close());
     assertEquals(await command.code(), 0);
   },
 );

@@ -5,12 +5,11 @@ import { redirected, runMain, ServerProcess } from "./server_process.ts";
 import {
   ask,
   bytesOf,
-  connectMany,
   exchange,
   GREETING,
+  greetMany,
   Inbox,
   needs,
-  readExactly,
   readText,
   textOf,
   turn,
@@ -29,12 +28,6 @@ async function exchanges(port: number, count: number): Promise<void> {
   }));
 }
 
-async function greeted(port: number, count: number): Promise<Deno.Conn[]> {
-  const conns = await connectMany(port, count);
-  await Promise.all(conns.map((conn) => readExactly(conn, GREETING.length)));
-  return conns;
-}
-
 for (const options of [["-v"], []]) {
   withCommand(
     `log: stderr on a full disk disturbs no exchange or shutdown ${options}`,
@@ -45,12 +38,11 @@ for (const options of [["-v"], []]) {
       );
       const port = await command.ready();
       await exchanges(port, 500);
-      const clients = await greeted(port, 50);
+      using clients = await greetMany(port, 50);
       await Promise.all(clients.map((conn) => conn.write(bytesOf("hoge"))));
       command.kill("SIGTERM");
       for (const conn of clients) {
         assertEquals(await readText(conn), "hoge");
-        conn.close();
       }
       assertEquals(await command.code(), 0);
     },
@@ -265,14 +257,13 @@ withTerminal(
       `'${Deno.execPath()}' task start -- -p 0`,
     );
     const [, port] = await terminal.shows(/listening on .*:(\d+)\r/);
-    const clients = await greeted(Number(port), 20);
+    using clients = await greetMany(Number(port), 20);
     await terminal.type("\x03");
     await terminal.shows(
       /shutdown signal=SIGINT clients=20 grace=10 \(Ctrl-C again quits at once\)\r/,
     );
     for (const conn of clients) {
       assertEquals(await ask(conn, "hoge"), "hoge");
-      conn.close();
     }
     await terminal.shows(/summary echoed=20 .* error=0\r/);
     // The service has ended with 0. `deno task` itself dies of the signal, with

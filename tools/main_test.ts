@@ -12,6 +12,7 @@ import {
   connectMany,
   exchange,
   GREETING,
+  greetMany,
   needs,
   readAll,
   readExactly,
@@ -235,17 +236,13 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
     async () => {
       await using command = new ServerProcess(["-p0"]);
       const port = await command.ready();
-      const clients = await connectMany(port, 50);
-      await Promise.all(
-        clients.map((conn) => readExactly(conn, GREETING.length)),
-      );
+      using clients = await greetMany(port, 50);
       command.kill(signal);
       command.kill(signal);
       assertMatch(await command.event("shutdown"), / clients=50 grace=10$/);
       command.kill(signal);
       for (const conn of clients) {
         assertEquals(await ask(conn, "last words"), "last words");
-        conn.close();
       }
       assertEquals(await command.code(), 0);
       assertEquals(command.stderr.all.length, 2);
@@ -301,7 +298,7 @@ withCommand(
       runMainLimited(),
     );
     const port = await command.ready();
-    const clients = await connectMany(port, 200);
+    using clients = await connectMany(port, 200);
     assertMatch(
       await command.event("accept-error"),
       /error="Too many open files \(os error 24\)"$/,
@@ -328,13 +325,9 @@ withCommand(
 withCommand("command: SIGTERM under load loses no exchange", async () => {
   await using command = new ServerProcess(["-p0"]);
   const port = await command.ready();
-  const open = () => connectMany(port, 500);
-  const greeted = await open();
-  await Promise.all(
-    greeted.map((conn) => readExactly(conn, GREETING.length)),
-  );
+  using greeted = await greetMany(port, 500);
   command.kill("SIGSTOP"); // so that the next ones wait in the kernel's queue
-  const queued = await open();
+  using queued = await connectMany(port, 500);
   await Promise.all(
     [...greeted, ...queued].map((conn) => conn.write(bytesOf("hoge"))),
   );
@@ -350,7 +343,6 @@ withCommand("command: SIGTERM under load loses no exchange", async () => {
     command.stderr.all[1],
     /echoed=1000 eof=0 timeout=0 reset=0 shutdown=0 error=0$/,
   );
-  [...greeted, ...queued].forEach((conn) => conn.close());
 });
 
 if (Deno.build.os === "linux") {
@@ -364,15 +356,11 @@ if (Deno.build.os === "linux") {
       await using alone = new ServerProcess(["-p", `${port}`]);
       assertEquals(await alone.code(), 1); // whoever does not share is refused
 
-      const inProgress = await connectMany(port, 100);
-      await Promise.all(
-        inProgress.map((conn) => readExactly(conn, GREETING.length)),
-      );
+      using inProgress = await greetMany(port, 100);
       one.kill("SIGTERM");
       await one.event("shutdown");
       for (const conn of inProgress) {
         assertEquals(await ask(conn, "hoge"), "hoge");
-        conn.close();
       }
       assertEquals(await one.code(), 0);
       for (let i = 0; i < 100; i++) { // from now on the other takes all

@@ -98,8 +98,25 @@ export class Inbox<T> {
 export const connect = (port: number) =>
   Deno.connect({ hostname: "127.0.0.1", port });
 
-export const connectMany = (port: number, count: number) =>
-  Promise.all(Array.from({ length: count }, () => connect(port)));
+/** Connects so many clients; declared with `using`, they are closed. */
+export async function connectMany(
+  port: number,
+  count: number,
+): Promise<Deno.Conn[] & Disposable> {
+  const conns = await Promise.all(numbers(count).map(() => connect(port)));
+  const dispose = () => conns.forEach((conn) => conn[Symbol.dispose]());
+  return Object.assign(conns, { [Symbol.dispose]: dispose });
+}
+
+/** Connects so many clients, and reads their greetings. */
+export async function greetMany(
+  port: number,
+  count: number,
+): Promise<Deno.Conn[] & Disposable> {
+  const conns = await connectMany(port, count);
+  await Promise.all(conns.map((conn) => readExactly(conn, GREETING.length)));
+  return conns;
+}
 
 /** Connects, and resets the connection after `until`. */
 export async function reset(
