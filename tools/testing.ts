@@ -69,6 +69,26 @@ export async function turns(count = 5): Promise<void> {
   while (count-- > 0) await turn();
 }
 
+/** Returns a function that says how many seconds ago this was called. */
+export function stopwatch(): () => number {
+  const began = performance.now();
+  return () => (performance.now() - began) / 1000;
+}
+
+/**
+ * Tries under a time limit. An attempt that was too late proves nothing, so it
+ * is repeated under the next limit.
+ */
+export async function tryWithin(
+  limits: number[],
+  attempt: (seconds: number) => Promise<"late" | void>,
+): Promise<void> {
+  for (const seconds of limits) {
+    if (await attempt(seconds) !== "late") return;
+  }
+  throw new Error(`too late for every limit: ${limits} s`);
+}
+
 /** `[0, 1, 2, ...]` */
 export const numbers = (count: number) =>
   Array.from({ length: count }, (_, i) => i);
