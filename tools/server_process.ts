@@ -5,7 +5,7 @@
  */
 
 import { assert, assertEquals } from "@std/assert";
-import { Inbox, textOf } from "./testing.ts";
+import { Inbox, stopwatch, textOf } from "./testing.ts";
 
 /** How to run `main.ts` with certain permissions. */
 export const runMain = (...permissions: string[]) => [
@@ -94,10 +94,14 @@ export class ServerProcess implements AsyncDisposable {
 
   /** Sends a signal until the process ends: for a second it is one request. */
   async killRepeatedly(signal: Deno.Signal): Promise<void> {
+    const elapsed = stopwatch();
+    const end = this.#child.status.then(elapsed);
     while (!this.ended) {
       this.kill(signal);
       await new Promise((resolve) => setTimeout(resolve, 100));
     }
+    const seconds = await end;
+    assert(seconds >= 1, `it ended after ${seconds} s`);
   }
 
   /** Waits for the end; returns the exit code. */
