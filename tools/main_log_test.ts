@@ -275,12 +275,13 @@ withTerminal(
 
 withTerminal("log: a closed terminal disturbs no exchange", async () => {
   // In a session of its own, so that it does not get SIGHUP.
-  const terminal = new Terminal(
-    `setsid '${Deno.execPath()}' run --allow-net main.ts -p0 -v & echo $!; wait`,
+  const run = 'echo pid=$$; exec "$0" run --allow-net main.ts -p0 -v';
+  await using terminal = new Terminal(
+    `setsid sh -c '${run}' '${Deno.execPath()}' & wait`,
   );
-  const [, pid] = await terminal.shows(/(\d+)\r/);
-  const [, port] = await terminal.shows(/listening on .*:(\d+)\r/);
+  const [, pid] = await terminal.shows(/pid=(\d+)\r/);
   try {
+    const [, port] = await terminal.shows(/listening on .*:(\d+)\r/);
     await terminal[Symbol.asyncDispose]();
     await exchanges(Number(port), 200);
   } finally {
