@@ -209,7 +209,7 @@ class Terminal implements AsyncDisposable {
       stdin: "piped",
       stdout: "piped",
       stderr: "null",
-      env: { NO_COLOR: "1" },
+      env: { NO_COLOR: "1", SHELL: "/bin/sh" }, // script runs $SHELL
     }).spawn();
     this.#writer = this.#child.stdin.getWriter();
     this.#reader = this.#child.stdout
