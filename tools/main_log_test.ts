@@ -159,20 +159,34 @@ withPipe(
   },
 );
 
+/** Waits until the listener on a port is closed. */
+async function waitUntilFree(port: number): Promise<void> {
+  while (true) {
+    try {
+      return Deno.listen({ port }).close();
+    } catch (error) {
+      if (!(error instanceof Deno.errors.AddrInUse)) throw error;
+      await turn();
+    }
+  }
+}
+
 withPipe("log: the last lines are not the ones that are lost", async () => {
   await using pipe = new Pipe();
   await using command = new ServerProcess(
-    ["-p0", "-v"],
+    ["-p0", "-v", "--grace=60"],
     redirected(`2>${pipe.path}`, MAIN),
   );
   const port = await command.ready();
+  using clients = await greetMany(port, 1); // it delays the end
   await exchanges(port, 3500);
   command.kill("SIGTERM");
-  pipe.read(); // within the second that the process waits for its log
+  await waitUntilFree(port); // the log is full, and has the shutdown
+  pipe.read();
+  await pipe.lines.find((line) => line.includes(" shutdown "));
+  assertEquals(await ask(clients[0], "hoge"), "hoge");
   assertEquals(await command.code(), 0);
-  while (!pipe.lines.all.some((line) => line.includes(" summary "))) {
-    await pipe.lines.waitFor(pipe.lines.all.length + 1);
-  }
+  await pipe.lines.find((line) => line.includes(" summary echoed=3501 "));
   const lines = pipe.lines.all.filter((line) => line.includes(" shutdown "));
   assertEquals(lines.length, 1);
 });

@@ -111,13 +111,8 @@ export class ServerProcess implements AsyncDisposable {
   }
 
   /** Waits for the `count`th line of the log about the event. */
-  async event(event: string, count = 1): Promise<string> {
-    for (let seen = 1;; seen++) {
-      const lines = (await this.stderr.waitFor(seen))
-        .filter((line) => line.includes(event));
-      if (lines.length >= count) return lines[count - 1];
-      seen = this.stderr.all.length;
-    }
+  event(event: string, count = 1): Promise<string> {
+    return this.stderr.find((line) => line.includes(event), count);
   }
 
   /** How many descriptors the process holds. */

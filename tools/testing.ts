@@ -113,6 +113,14 @@ export class Inbox<T> {
     }
     return this.all;
   }
+
+  /** Waits for the `count`th item that matches. */
+  async find(matches: (item: T) => boolean, count = 1): Promise<T> {
+    for (let size = 1;; size = this.all.length + 1) {
+      const found = (await this.waitFor(size)).filter(matches);
+      if (found.length >= count) return found[count - 1];
+    }
+  }
 }
 
 export const connect = (port: number) =>
