@@ -76,8 +76,8 @@ export function stopwatch(): () => number {
 }
 
 /**
- * Tries under a time limit. An attempt that was too late proves nothing, so it
- * is repeated under the next limit.
+ * Tries under a time limit. An attempt that says that it was late has proved
+ * nothing, so it is repeated under the next limit.
  */
 export async function tryWithin(
   limits: number[],
