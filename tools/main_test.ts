@@ -16,7 +16,9 @@ import {
   needs,
   readAll,
   readExactly,
+  readText,
   reset,
+  send,
   stopwatch,
   textOf,
   tryWithin,
@@ -203,7 +205,11 @@ withCommand(
     const port = await command.ready();
     using silent = await connect(port);
     await readExactly(silent, GREETING.length);
-    assertEquals(await exchange(port, "hoge"), GREETING + "hog"); // after 0.3 s
+    command.kill("SIGSTOP"); // so that the data is there before the accept
+    using next = await connect(port);
+    await send(next, "hoge");
+    command.kill("SIGCONT");
+    assertEquals(await readText(next), GREETING + "hog"); // after 0.3 s
     assertEquals(await silent.read(new Uint8Array(1)), null);
     assertMatch(await command.event("exchange"), /outcome=timeout/);
   },
