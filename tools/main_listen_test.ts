@@ -11,6 +11,7 @@ import {
   GREETING,
   greetMany,
   needs,
+  queueOf,
   readExactly,
   readText,
   stopwatch,
@@ -277,7 +278,9 @@ withUnix("a refusal is one line that names the path", async () => {
   await Deno.remove(dir, { recursive: true });
 });
 
-withCommand(
+needs(
+  ["net", "run", "read"],
+  [queueOf(150)],
   "out of descriptors when the grace ends: the queue gets a clean EOF",
   async () => {
     await using command = new ServerProcess(

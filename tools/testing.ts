@@ -15,10 +15,13 @@ export type Conn = Pick<
   "localAddr" | "remoteAddr" | "read" | "write" | "closeWrite" | "close"
 >;
 
+/** What a test needs besides permissions: a program, or something else. */
+export type Need = string | { name: string; isMet: () => boolean };
+
 /** A test that is ignored, and says so, where something it needs is missing. */
 export function needs(
   permissions: Deno.PermissionName[],
-  programs: string[],
+  others: Need[],
   name: string,
   fn: () => Promise<void>,
 ): void {
@@ -26,15 +29,17 @@ export function needs(
     Deno.permissions.querySync({ name }).state === "granted";
   const refused = permissions.filter((name) => !granted(name))
     .map((name) => `--allow-${name}`);
-  const missing = refused.length > 0
-    ? refused
-    : programs.filter((program) => !exists(program));
+  const missing = refused.length > 0 ? refused : others
+    .map((need) => typeof need === "string" ? program(need) : need)
+    .filter(({ isMet }) => !isMet()).map(({ name }) => name);
   const why = missing.length > 0
     ? ` (ignored: needs ${missing.join(" ")})`
     : "";
   const ignore = why !== "";
   Deno.test({ name: name + why, ignore, fn, timeout: 60_000 }); // if it hangs
 }
+
+const program = (name: string) => ({ name, isMet: () => exists(name) });
 
 const found = new Map<string, boolean>();
 
@@ -49,6 +54,18 @@ export function exists(program: string): boolean {
   }
   return found.get(program)!;
 }
+
+/** A kernel that lets so many clients wait to be accepted. */
+export const queueOf = (size: number): Need => ({
+  name: `net.core.somaxconn=${size}`,
+  isMet() {
+    const { stdout } = new Deno.Command("cat", { // Deno may not read /proc
+      args: ["/proc/sys/net/core/somaxconn"],
+      stderr: "null",
+    }).outputSync();
+    return Number(textOf(stdout)) >= size;
+  },
+});
 
 /** A test that needs the network. */
 export const withNet = (name: string, fn: () => Promise<void>) =>
