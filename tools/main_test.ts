@@ -13,6 +13,7 @@ import {
   exchange,
   GREETING,
   greetMany,
+  IPV6,
   needs,
   queueOf,
   readAll,
@@ -191,11 +192,16 @@ withCommand(
   },
 );
 
-withCommand("command: an IPv6 address is in brackets", async () => {
-  await using command = new ServerProcess(["--host", "::1", "--port", "0"]);
-  await command.ready();
-  assertMatch(command.stdout.all[0], /listening on \[::1\]:\d+$/);
-});
+needs(
+  ["net", "run", "read"],
+  [IPV6],
+  "command: an IPv6 address is in brackets",
+  async () => {
+    await using command = new ServerProcess(["--host", "::1", "--port", "0"]);
+    await command.ready();
+    assertMatch(command.stdout.all[0], /listening on \[::1\]:\d+$/);
+  },
+);
 
 withCommand(
   "command: --mode, --max-bytes and --timeout reach the service",

@@ -67,6 +67,20 @@ export const queueOf = (size: number): Need => ({
   },
 });
 
+/** An address of IPv6 to listen on. Containers often have none. */
+export const IPV6: Need = {
+  name: "IPv6",
+  isMet() {
+    try {
+      Deno.listen({ hostname: "::1", port: 0 }).close();
+    } catch (error) {
+      if (error instanceof Deno.errors.AddrNotAvailable) return false;
+      throw error;
+    }
+    return true;
+  },
+};
+
 /** A test that needs the network. */
 export const withNet = (name: string, fn: () => Promise<void>) =>
   needs(["net"], [], name, fn);
