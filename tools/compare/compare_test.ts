@@ -76,43 +76,57 @@ withCompare("compare: lets every held client finish", async (tempDir) => {
 withCompare(
   "compare: leaves nothing behind when interrupted",
   async (tempDir) => {
-    const child = start([...TINY, "--seconds=3600"], tempDir);
-    const stdout = new Response(child.stdout).text();
-    let ended = false;
-    child.status.then(() => ended = true);
-    let stderr = "";
-    let started: string[] = [];
-    for await (
-      const text of child.stderr.pipeThrough(new TextDecoderStream())
-    ) {
-      stderr += text;
-      if (started.length > 0 || !stderr.includes("round 1 of 1")) continue;
-      // The server and the load generator.
-      while (!ended && started.length < 2) {
-        started = await childrenOf(child.pid);
+    // Should the interrupt fail, it ends before the test's limit of 60 s.
+    const child = start([...TINY, "--seconds=45"], tempDir);
+    let started: number[] = [];
+    try {
+      const stdout = new Response(child.stdout).text();
+      let ended = false;
+      child.status.then(() => ended = true);
+      let stderr = "";
+      for await (
+        const text of child.stderr.pipeThrough(new TextDecoderStream())
+      ) {
+        stderr += text;
+        if (started.length > 0 || !stderr.includes("round 1 of 1")) continue;
+        // The server and the load generator.
+        while (!ended && started.length < 2) {
+          started = await childrenOf(child.pid);
+        }
+        if (!ended) child.kill("SIGINT");
       }
-      if (!ended) child.kill("SIGINT");
+      assertEquals((await child.status).code, 130);
+      assertEquals(await stdout, "");
+      assertEquals(stderr, "round 1 of 1: service\n");
+      const running = (await processes()).map(({ pid }) => pid);
+      assertEquals(started.filter((pid) => running.includes(pid)), []);
+    } catch (error) {
+      [child.pid, ...started].forEach(tryKill);
+      throw error;
     }
-    assertEquals((await child.status).code, 130);
-    assertEquals(await stdout, "");
-    assertEquals(stderr, "round 1 of 1: service\n");
-    const running = (await processes()).map(({ pid }) => pid);
-    assertEquals(started.filter((pid) => running.includes(pid)), []);
   },
 );
 
-async function childrenOf(pid: number): Promise<string[]> {
-  return (await processes()).filter(({ parent }) => parent === `${pid}`)
+function tryKill(pid: number): void {
+  try {
+    Deno.kill(pid, "SIGKILL");
+  } catch {
+    // It has ended.
+  }
+}
+
+async function childrenOf(pid: number): Promise<number[]> {
+  return (await processes()).filter(({ parent }) => parent === pid)
     .map(({ pid }) => pid);
 }
 
-async function processes(): Promise<{ pid: string; parent: string }[]> {
+async function processes(): Promise<{ pid: number; parent: number }[]> {
   const { stdout } = await new Deno.Command("sh", {
     args: ["-c", "cat /proc/[0-9]*/stat 2> /dev/null"],
   }).output();
   const lines = new TextDecoder().decode(stdout);
   return [...lines.matchAll(/^(\d+) \(.*\) \S (\d+)/gm)]
-    .map(([, pid, parent]) => ({ pid, parent }));
+    .map(([, pid, parent]) => ({ pid: Number(pid), parent: Number(parent) }));
 }
 
 /** What a server does with a client: all of it wrong, but for the first. */
