@@ -4,6 +4,7 @@
  * @module
  */
 
+import { assertEquals } from "@std/assert";
 import net from "node:net";
 
 /** The first thing that every client is sent. */
@@ -176,7 +177,8 @@ export async function greetMany(port: number, count: number): Promise<Clients> {
   while (clients.length < count) {
     // So few at once that they fit into any queue of the kernel.
     const more = await connectMany(port, Math.min(count - clients.length, 100));
-    await Promise.all(more.map((conn) => readExactly(conn, GREETING.length)));
+    const texts = more.map((conn) => readExactly(conn, GREETING.length));
+    assertEquals(await Promise.all(texts), more.map(() => GREETING));
     clients.push(...more);
   }
   return clients;
