@@ -18,6 +18,7 @@ import {
   Inbox,
   needs,
   numbers,
+  queueOf,
   readAll,
   readExactly,
   readText,
@@ -301,8 +302,8 @@ resets("a reset is isolated", {}, async (service) => {
 
 // ------------------------------------------------------ one transport, real time
 
-for (const { name, permissions, programs, open } of TRANSPORTS) {
-  needs(permissions, programs, `${name}: times out in real time`, async () => {
+for (const { name, permissions, others, open } of TRANSPORTS) {
+  needs(permissions, others, `${name}: times out in real time`, async () => {
     await using service = start(await open(), { timeout: 50 });
     const client = await service.connect();
     const reading = readAll(client);
@@ -326,7 +327,7 @@ overTcp("thousands of clients time out together", {}, async (service) => {
   assertEquals(exchanges.all.length, 2000);
 });
 
-specOver([tcp], UNBLOCKED)(
+specOver([{ ...tcp, others: [queueOf(500)] }], UNBLOCKED)(
   "shutdown serves 500 clients of its own process",
   {},
   async ({ server, connectMany }) => {

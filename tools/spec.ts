@@ -30,9 +30,9 @@ export function specOver<N extends Network>(
   return (name: string, options: Options<N>, fn: Test<N>): void => {
     for (const transport of transports) {
       for (const mode of modes) {
-        const { permissions, programs } = transport;
+        const { permissions, others } = transport;
         const title = `${transport.name}, ${mode}: ${name}`;
-        needs(permissions, programs, title, async () => {
+        needs(permissions, others, title, async () => {
           using clock = new FakeClock();
           const network = await transport.open();
           const own = typeof options === "object" ? options : options(network);

@@ -7,7 +7,7 @@
 
 import net from "node:net";
 import { MemoryListener, type MemoryOptions } from "./memory_network.ts";
-import { type Conn, connect, textOf } from "./testing.ts";
+import { type Conn, connect, type Need, textOf } from "./testing.ts";
 
 /** A listener, and a way to connect to it. */
 export interface Network {
@@ -40,7 +40,7 @@ export interface ResettableNetwork extends Network {
 export interface Transport<N extends Network = Network> {
   name: string;
   permissions: Deno.PermissionName[];
-  programs: string[];
+  others: Need[];
   open: () => N | Promise<N>;
 }
 
@@ -48,10 +48,10 @@ export interface Transport<N extends Network = Network> {
 export function transport<N extends Network>(
   name: string,
   permissions: Deno.PermissionName[],
-  programs: string[],
+  others: Need[],
   open: () => N | Promise<N>,
 ): Transport<N> {
-  return { name, permissions, programs, open };
+  return { name, permissions, others, open };
 }
 
 export const memory = transport("memory", [], [], () => memoryNetwork());
