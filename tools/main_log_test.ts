@@ -90,9 +90,9 @@ class Pipe implements AsyncDisposable {
     this.#file = Deno.openSync(this.path, { read: true, write: true });
   }
 
-  read(): void {
+  read(size = 65_536): void {
     this.#reading = (async () => {
-      const chunk = new Uint8Array(65536);
+      const chunk = new Uint8Array(size);
       for (let rest = ""; rest !== "end";) {
         const n = await this.#file.read(chunk);
         const lines = (rest + textOf(chunk.subarray(0, n ?? 0))).split("\n");
@@ -194,7 +194,7 @@ withPipe("log: the last lines are not the ones that are lost", async () => {
 withPipe(
   "log: lines of two processes on one pipe do not interleave",
   async () => {
-    const COUNT = 600;
+    const COUNT = 800; // the pipe holds fewer, so both have to wait for room
     await using pipe = new Pipe();
     const start = () =>
       new ServerProcess(["-p0", "-v"], redirected(`2>${pipe.path}`, MAIN));
@@ -202,7 +202,7 @@ withPipe(
     await using two = start();
     const ports = [await one.ready(), await two.ready()];
     await Promise.all(ports.map((port) => exchanges(port, COUNT)));
-    pipe.read(); // not before, so that both have to wait for room
+    pipe.read(1000); // room for so little that large writes would interleave
     for (const line of await pipe.lines.waitFor(2 * COUNT)) {
       assertMatch(line, /^\S+Z exchange( [a-z]+=[^ =]+){4}$/);
     }
