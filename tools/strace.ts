@@ -118,7 +118,7 @@ export class TracedServer implements AsyncDisposable {
   /** Lets the server finish what it does, ends it, and returns its calls. */
   async stop(): Promise<Call[]> {
     while (!(await this.inspect()).asleep);
-    const end = now();
+    const end = Date.now(); // unlike now(), it follows a clock that is set
     this.#kill("SIGTERM");
     await this.#child.status;
     return this.#calls().filter(({ time }) => time < end);
