@@ -594,7 +594,7 @@ const DISCARDED = new Uint8Array(1 << 16);
 /** Deadlines within this many milliseconds expire together. */
 const TICK = 20;
 /** Turns of the event loop: each polls some 128 operations of the process. */
-const TURNS = { few: 2, many: 8, max: 64 };
+const TURNS = { few: 2, many: 4, max: 64 };
 /** The most clients that a shutdown accepts from the kernel's queue. */
 const BACKLOG = 4096;
 const MODES: readonly Mode[] = ["concurrent", "serial", "events"];
