@@ -49,7 +49,7 @@ export class TracedServer implements AsyncDisposable {
     this.#log = log;
     this.#child = new Deno.Command("strace", {
       // All threads; the time of day, and how long each call took.
-      args: [..."-f -ttt -T -e signal=none".split(" "), "-o", log]
+      args: [..."-f --seccomp-bpf -ttt -T -e signal=none".split(" "), "-o", log]
         .concat("-e", `trace=${TRACED}`, "--", ...program),
       cwd: new URL("..", import.meta.url),
       stdin: "null",
