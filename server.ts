@@ -45,7 +45,7 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
     for await (const conn of acceptor) {
       const client = open(conn);
       if (settings.mode === "concurrent") {
-        exchange(client); // a task of its own: not awaited
+        exchange(client); // its own task: not awaited
       } else if (settings.mode === "serial") {
         await exchange(client); // the only difference: `await`
       } else {
@@ -290,7 +290,7 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
  * How simultaneous connections are handled. The exchange is the same in all
  * three modes.
  *
- * - `concurrent`: each connection has a task of its own.
+ * - `concurrent`: each connection has its own task.
  * - `serial`: each exchange ends before the next connection is accepted.
  * - `events`: accepts and reads become events in one queue, and a single loop
  *   handles them.

@@ -167,7 +167,7 @@ async function startOnUnix(...args: string[]) {
   return { dir, path, command, [Symbol.asyncDispose]: dispose };
 }
 
-/** One exchange by a client that is bound to an address of its own. */
+/** One exchange by a client that is bound to its own address. */
 async function connectFrom(address: string, path: string): Promise<void> {
   const script = `import socket, sys
 s = socket.socket(socket.AF_UNIX)

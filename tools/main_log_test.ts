@@ -209,7 +209,7 @@ withPipe(
   },
 );
 
-/** The command on a terminal of its own. Its output has `\r\n`. */
+/** The command on its own terminal. Its output has `\r\n`. */
 class Terminal implements AsyncDisposable {
   readonly #child: Deno.ChildProcess;
   readonly #writer: WritableStreamDefaultWriter<Uint8Array>;
@@ -288,7 +288,7 @@ withTerminal(
 );
 
 withTerminal("log: a closed terminal disturbs no exchange", async () => {
-  // In a session of its own, so that it does not get SIGHUP.
+  // In its own session, so that it does not get SIGHUP.
   const run = 'echo pid=$$; exec "$0" run --allow-net main.ts -p0 -v';
   await using terminal = new Terminal(
     `setsid sh -c '${run}' '${Deno.execPath()}' & wait`,

@@ -1,5 +1,5 @@
 /**
- * The command in a process of its own.
+ * The command in its own process.
  *
  * @module
  */
@@ -27,7 +27,7 @@ export const runMainLimited = () => [
   ...runMain("--allow-net"),
 ];
 
-/** The command in a process of its own. */
+/** The command in its own process. */
 export class ServerProcess implements AsyncDisposable {
   readonly stdout: Inbox<string> = new Inbox();
   readonly stderr: Inbox<string> = new Inbox();

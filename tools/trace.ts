@@ -32,7 +32,7 @@ export function traceMode(mode: string): Promise<Row[]> {
   return traceTwoClients([...main, "--port", "0", "--mode", mode]);
 }
 
-/** Runs go, with a cache of its own where it would find no place for one. */
+/** Runs go, with its own cache where it would find no place for one. */
 const RUN_GO = `[ "$GOCACHE$XDG_CACHE_HOME$HOME" ] || export GOCACHE="$0"
 exec go "$@"`;
 

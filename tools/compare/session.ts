@@ -1,5 +1,5 @@
 /**
- * Child processes, each in a session of its own: what it starts is killed with
+ * Child processes, each in its own session: what it starts is killed with
  * it, and counts towards the processor time and the memory that it uses.
  *
  * @module

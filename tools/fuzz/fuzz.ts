@@ -1,6 +1,6 @@
 /**
  * Fuzz: random scripts for clients and for stopping the server, over a network
- * in memory and with a clock of its own; invariants.ts says what must hold.
+ * in memory and with its own clock; invariants.ts says what must hold.
  *
  * ```sh
  * deno task fuzz            # for 10 seconds
