@@ -185,7 +185,8 @@ async function main(): Promise<void> {
       const fields = { clients: server.connections, grace: grace / 1000 };
       log.event("shutdown", { signal, ...fields }, HINTS[signal]);
     }, () => tryClose(listener));
-  // No signal may leave a socket file. But Ctrl-C ends Deno's own questions.
+  // A signal must not leave a socket file. On TCP, Ctrl-C must be able to end
+  // Deno's permission prompt.
   if (options.unix) handleSignals();
   const listener = listenOrDie(options);
   if (!options.unix) handleSignals();
@@ -254,13 +255,13 @@ const HINTS: Record<string, string> = {
   SIGINT: " (Ctrl-C again quits at once)",
 };
 
-/** A log at the limit of its size is a write that fails, not the end. */
+/** Without a handler, a log that reaches its size limit ends the process. */
 function ignoreFileSizeLimit(): void {
   if (Deno.build.os === "windows") return;
   Deno.addSignalListener("SIGXFSZ", () => {});
 }
 
-/** Makes a call, and drops those that follow within `ms`. */
+/** Passes calls on, at most one per `ms`, and drops the others. */
 function throttle(
   ms: number,
   call: (text: string) => void,
@@ -600,7 +601,7 @@ function valueOf(option: Option<unknown>, given: string[]): unknown {
     : option.parse(text, (why) => refuse(option, `${quote(text)} is ${why}`));
 }
 
-/** Refuses options that exclude or need each other. */
+/** Refuses options that exclude each other, or lack the one that they need. */
 function checkConflicts(given: Record<string, string[]>): void {
   const isGiven = ({ name }: { name: string }) => given[name].length > 0;
   const { unix, port, host, cert, key, reusePort } = OPTIONS;

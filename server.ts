@@ -51,7 +51,7 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
       } else {
         events!.enqueue({ type: "accept", client });
       }
-      // Meanwhile, further clients wait in the kernel's queue, in order.
+      // Meanwhile, further clients wait in the kernel's accept queue.
       if (acceptor.attempts % PACE.every === 0) await pace(client);
       while (clients.size >= settings.maxConnections) await changed.wait();
     }
@@ -194,7 +194,7 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
     return client;
   }
 
-  /** Closes the connection, so what is pending rejects; drains a stuck write. */
+  /** Closes it, so what is pending rejects. If a write is stuck, drains first. */
   function expire(client: Client): void {
     client.expired ??= aborted ? "shutdown" : "timeout";
     client.deadline = Infinity;
@@ -246,7 +246,7 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
     await until(() => client.sent > 0 || client.state === "closed", PACE.ms);
   }
 
-  /** Waits up to `ms` for a connection to end, or gives up. */
+  /** Waits up to `ms` for a connection to end; if it is hopeless, closes. */
   async function acceptFailed(error: unknown, ms: number): Promise<void> {
     report(settings.onAcceptError, error);
     const { size } = clients;
@@ -310,7 +310,7 @@ export type Mode = "concurrent" | "serial" | "events";
  *
  * - `echoed`: everything that was read was written back.
  * - `eof`: the client closed or half-closed the connection without sending.
- * - `timeout`: its deadline passed.
+ * - `timeout`: the client's deadline passed.
  * - `reset`: the client reset the connection.
  * - `shutdown`: an abort or the end of the grace closed the connection.
  * - `error`: any other failure.
@@ -371,8 +371,8 @@ export interface Exchange {
  * listener of your own, for example in memory.
  *
  * Its iterator ends after `close()`. When `next()` rejects, the server tries
- * again with a new iterator. It reports the error, unless that only means that
- * a client has gone.
+ * again with a new iterator. It reports the error, unless the error only means
+ * that a client has disconnected.
  *
  * @example TLS
  * ```ts
@@ -497,8 +497,8 @@ export interface ServeOptions {
   /**
    * The time limit for an exchange, in milliseconds, at most 2147483647. When
    * it is over, the connection is closed. 0 disables it; TCP keep-alive then
-   * detects clients that have vanished (not with TLS, where Deno cannot turn it
-   * on).
+   * detects clients that have vanished, on Linux after about two hours (not with
+   * TLS, where Deno cannot turn it on).
    *
    * @default {60000}
    */
@@ -581,9 +581,9 @@ export interface EchoServer<A extends Deno.Addr = Deno.Addr>
   shutdown(): Promise<void>;
 }
 
-/** Pacing: at one accept in `every`, wait up to `ms` for the greeting. */
+/** Pacing: after one accept in `every`, wait up to `ms` for its greeting. */
 const PACE = { every: 16, ms: 50 };
-/** Back-off in ms. If it is hopeless, give up at `last`. */
+/** Back-off in ms. If accepting is hopeless, give up at `last`. */
 const BACK_OFF = { first: 5, last: 160, max: 1000 };
 /** Linger for `ms` after at least `read` bytes, or more than `sent`. */
 const LINGER = { read: 1024, sent: 4096, ms: 1000 };
@@ -783,7 +783,7 @@ function nextTurn(): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, 0));
 }
 
-/** Calls a function that throws if what it closes is already closed. */
+/** Ignores what the call throws: the connection may already be closed. */
 function attempt(call: () => void): void {
   try {
     call();
@@ -803,7 +803,7 @@ function report<T>(callback: (about: T) => unknown, about: T): void {
   if (result) Promise.resolve(result).catch(console.error).catch(noop);
 }
 
-/** Whether an error says that the client reset the connection. */
+/** Whether an error says that the client has disconnected. */
 function isDisconnect(error: unknown): boolean {
   return error instanceof Deno.errors.ConnectionReset ||
     error instanceof Deno.errors.ConnectionAborted ||

@@ -283,7 +283,7 @@ withUnix("a refusal is one line that names the path", async () => {
 needs(
   ["net", "run", "read"],
   [queueOf(150)],
-  "out of descriptors when the grace ends: the queue gets a clean EOF",
+  "out of file descriptors when the grace ends: the queue gets a clean EOF",
   async () => {
     await using command = new ServerProcess(
       ["-p0", "--grace=0.3"],

@@ -28,12 +28,12 @@ async function exchanges(port: number, count: number): Promise<void> {
   }));
 }
 
-for (const options of [["-v"], []]) {
+for (const flag of ["--verbose", "--json"]) {
   withCommand(
-    `log: stderr on a full disk disturbs no exchange or shutdown ${options}`,
+    `log: stderr on a full disk disturbs no exchange or shutdown, with ${flag}`,
     async () => {
       await using command = new ServerProcess(
-        ["-p0", ...options],
+        ["-p0", flag],
         redirected("2>/dev/full", MAIN),
       );
       const port = await command.ready();
@@ -171,7 +171,7 @@ async function waitUntilFree(port: number): Promise<void> {
   }
 }
 
-withPipe("log: the last lines are not the ones that are lost", async () => {
+withPipe("log: when lines are dropped, the last ones are kept", async () => {
   await using pipe = new Pipe();
   await using command = new ServerProcess(
     ["-p0", "-v", "--grace=60"],
@@ -329,7 +329,7 @@ withTerminal(
   },
 );
 
-withTerminal("signals: only Ctrl-C brings the hint at Ctrl-C", async () => {
+withTerminal("signals: SIGTERM prints no hint about Ctrl-C", async () => {
   await using terminal = new Terminal(
     `'${Deno.execPath()}' run --allow-net main.ts -p0 & echo pid=$!; wait $!`,
   );
@@ -343,7 +343,7 @@ withTerminal("signals: only Ctrl-C brings the hint at Ctrl-C", async () => {
 needs(
   ["net", "run", "read", "write"],
   ["prlimit"],
-  "log: a limit on the size of its file harms no exchange and no line",
+  "log: the file size limit affects no exchange and loses no line",
   async () => {
     const dir = await Deno.makeTempDir();
     const log = `${dir}/log`;

@@ -313,7 +313,7 @@ withCommand("command: a thousand resets leave nothing behind", async () => {
 needs(
   ["net", "run", "read"],
   [queueOf(200)],
-  "command: out of descriptors, it backs off and recovers",
+  "command: out of file descriptors, it backs off and recovers",
   async () => {
     await using command = new ServerProcess(
       ["-p0", "-v"],
@@ -413,11 +413,12 @@ needs(
   async () => {
     const root = await Deno.makeTempDir();
     const deno = Deno.execPath();
+    const cwd = new URL("..", import.meta.url);
+    const readme = await Deno.readTextFile(new URL("README.md", cwd));
+    const [, args] = readme.match(/^deno (install .*) main\.ts$/m)!;
     const { success, stderr } = await new Deno.Command(deno, {
-      args:
-        "install --global --config deno.json --allow-net --name echo-server --root"
-          .split(" ").concat(root, "main.ts"),
-      cwd: new URL("..", import.meta.url),
+      args: args.split(" ").concat("--root", root, "main.ts"),
+      cwd,
     }).output();
     assert(success, textOf(stderr));
     {

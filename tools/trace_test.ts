@@ -108,7 +108,7 @@ needs(
 needs(
   ["run", "read"],
   ["strace", "ss", "go"],
-  "trace: what it cannot do is one line on stderr",
+  "trace: a failure is one line on stderr",
   async () => {
     for (
       const [code, line, ...args] of [

@@ -53,7 +53,10 @@ async function fuzzFor(seconds: number): Promise<void> {
 async function main(args: string[]): Promise<void> {
   const repeats = args[0] === "--seed";
   const n = Number((repeats ? args[1] : args[0]) ?? (repeats ? NaN : 10));
-  if (!(n >= 0)) throw new Error("usage: deno task fuzz [SECONDS | --seed N]");
+  if (!(n >= 0)) {
+    console.error("usage: deno task fuzz [SECONDS | --seed N]");
+    Deno.exit(2);
+  }
   if (!repeats) return await fuzzFor(n);
   console.log(describeScript(scriptOf(n)));
   console.log(countOutcomes([await fuzz(n)]));
