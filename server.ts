@@ -151,9 +151,9 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
     const outcome = outcomeOf(client, failure);
     const ms = performance.now() - client.began;
     const bytes = Math.max(0, client.sent - settings.greeting.length);
-    const large = Math.min(settings.maxBytes, LINGER.read);
     // More data may be unread or in flight, in either direction.
-    const isLarge = client.received! >= large || client.sent > LINGER.sent;
+    const isLarge = client.received === settings.maxBytes ||
+      client.sent >= LINGER.bytes;
     if (isLarge && outcome === "echoed" && !client.expired) {
       drain(client, LINGER.ms).then(() => close(client));
     } else close(client);
@@ -204,9 +204,8 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
 
   /** Runs when a deadline has passed: a client's, the grace's or `until`'s. */
   async function wake(): Promise<void> {
-    const late = performance.now() - nextDeadline();
     // Data may have arrived in time, above all if the process was stopped.
-    if (late >= 0) await yieldToIO(late > TICK ? TURNS.many : TURNS.few);
+    if (performance.now() >= nextDeadline()) await yieldToIO(TURNS.idle);
     const now = performance.now();
     if (now >= graceEnds && !aborted) abort();
     for (const client of clients.overdue(now)) expire(client);
@@ -258,8 +257,7 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
 
   function shutdown(): Promise<void> {
     if (graceEnds === Infinity) drainQueue();
-    const ends = aborted ? 0 : performance.now() + settings.grace;
-    graceEnds = Math.min(graceEnds, ends);
+    graceEnds = Math.min(graceEnds, performance.now() + settings.grace);
     timer.wakeBy(graceEnds);
     changed.notify();
     return finished;
@@ -269,9 +267,8 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
   async function drainQueue(): Promise<void> {
     const enough = acceptor.attempts + BACKLOG;
     while (!acceptor.done && acceptor.attempts < enough) {
-      const { attempts } = acceptor;
-      if (acceptor.pending) await yieldToIO(TURNS.many + clients.size);
-      else await changed.wait();
+      const { attempts, pending } = acceptor;
+      await (pending ? yieldToIO(TURNS.idle + clients.size) : changed.wait());
       // If the same accept is still pending, the queue is empty.
       if (acceptor.pending && acceptor.attempts === attempts) break;
     }
@@ -568,7 +565,7 @@ export interface EchoServer<A extends Deno.Addr = Deno.Addr>
   /**
    * Resolves when the listener and all connections are closed: after a
    * shutdown or an abort, or because the listener was closed or has failed
-   * permanently. Never rejects.
+   * permanently, which the server notices at its next accept. Never rejects.
    */
   readonly finished: Promise<void>;
   /**
@@ -585,8 +582,8 @@ export interface EchoServer<A extends Deno.Addr = Deno.Addr>
 const PACE = { every: 16, ms: 50 };
 /** Back-off in ms. If accepting is hopeless, give up at `last`. */
 const BACK_OFF = { first: 5, last: 160, max: 1000 };
-/** Linger for `ms` after at least `read` bytes, or more than `sent`. */
-const LINGER = { read: 1024, sent: 4096, ms: 1000 };
+/** Linger for `ms` after a full read, or if at least `bytes` were sent. */
+const LINGER = { bytes: 512, ms: 1000 };
 /** Limits of draining: `ms` if a write is stuck, and `bytes`. */
 const DRAIN = { ms: 50, bytes: 1 << 20 };
 /** Where discarded bytes go. Nobody reads them. */
@@ -594,7 +591,7 @@ const DISCARDED = new Uint8Array(1 << 16);
 /** Deadlines within this many milliseconds expire together. */
 const TICK = 20;
 /** Turns of the event loop: each polls some 128 operations of the process. */
-const TURNS = { few: 2, many: 4, max: 64 };
+const TURNS = { idle: 4, max: 64 };
 /** The most clients that a shutdown accepts from the kernel's queue. */
 const BACKLOG = 4096;
 const MODES: readonly Mode[] = ["concurrent", "serial", "events"];
@@ -703,6 +700,8 @@ class Acceptor implements AsyncIterableIterator<Conn> {
   pending = false;
   done = false;
   #backOff = BACK_OFF.first;
+  /** Whether the last failure was fatal. */
+  #fatal = false;
   #conns?: AsyncIterator<Conn>;
 
   constructor(
@@ -724,7 +723,7 @@ class Acceptor implements AsyncIterableIterator<Conn> {
         this.#conns ??= this.listener[Symbol.asyncIterator]();
         const result = await this.#conns.next();
         this.pending = false;
-        this.done ||= result.done === true;
+        if (result.done) this.close();
         this.#backOff = BACK_OFF.first;
         return result;
       } catch (error) {
@@ -748,6 +747,9 @@ class Acceptor implements AsyncIterableIterator<Conn> {
       if (this.attempts % PACE.every === 0) await nextTurn();
       return;
     }
+    // A fatal error among others must prove itself from the beginning.
+    if (isFatal(error) !== this.#fatal) this.#backOff = BACK_OFF.first;
+    this.#fatal = isFatal(error);
     await this.onError(error, this.#backOff);
     this.#backOff = Math.min(2 * this.#backOff, BACK_OFF.max);
   }

@@ -34,17 +34,19 @@ inEachMode("lingering ends when the client closes", {}, async (service) => {
   assertEquals(clock.now, 0);
 });
 
-inEachMode(
-  "after a long greeting a short echo lingers too",
-  { greeting: digits(5000) },
-  async ({ connect, outcomes }) => {
-    const client = await connect();
-    await send(client, "hoge");
-    assertEquals(await outcomes(1), ["echoed"]);
-    await turns();
-    assertEquals(client.peer.closed, false);
-  },
-);
+for (const [bytes, closed] of [[507, true], [508, false]] as const) {
+  inMemory(
+    `after a greeting of ${bytes} bytes, a short echo lingers: ${!closed}`,
+    { greeting: digits(bytes) },
+    async ({ connect, outcomes }) => {
+      const client = await connect();
+      await send(client, "hoge");
+      assertEquals(await outcomes(1), ["echoed"]);
+      await turns();
+      assertEquals(client.peer.closed, closed);
+    },
+  );
+}
 
 inMemory("lingering ends after 1 MiB", {}, async ({ connect }) => {
   const client = await connect();

@@ -24,8 +24,8 @@ import {
 } from "./script.ts";
 import type { Client, Connection, Run } from "./simulation.ts";
 
-/** After a read of so many bytes the server drains, for so long and so much. */
-const LINGER = { from: 1024, ms: 1000, bytes: 1 << 20 };
+/** If it has sent so many bytes, the server drains: for so long, so much. */
+const LINGER = { from: 512, ms: 1000, bytes: 1 << 20 };
 /** Accepting stops while a client is greeted. */
 const PACE = 50 + TICK;
 /** Accepting stops after a failure: three times, no script has more. */
@@ -153,10 +153,11 @@ function* wrongClose(
   closed: Moment,
   report: Exchange & Moment,
   limits: Limit[],
-  { maxBytes }: Settings,
+  { greeting, maxBytes }: Settings,
 ) {
   const { bytes, outcome, at, turn } = report;
-  if (outcome !== "echoed" || bytes < Math.min(maxBytes, LINGER.from)) {
+  const lingers = bytes === maxBytes || greeting + bytes >= LINGER.from;
+  if (outcome !== "echoed" || !lingers) {
     if (closed.turn === turn) return;
     yield `closed: client ${client.index} is closed at ${round(closed.at)}`;
     return;
