@@ -185,9 +185,11 @@ async function main(): Promise<void> {
       const fields = { clients: server.connections, grace: grace / 1000 };
       log.event("shutdown", { signal, ...fields }, HINTS[signal]);
     }, () => tryClose(listener));
-  // A signal must not leave a socket file. On TCP, Ctrl-C must be able to end
-  // Deno's permission prompt.
-  if (options.unix) handleSignals();
+  // A signal may end Deno's permission prompt, but must leave no socket file.
+  if (options.unix) {
+    requestPermissions(options.unix);
+    handleSignals();
+  }
   const listener = listenOrDie(options);
   if (!options.unix) handleSignals();
   ignoreFileSizeLimit();
@@ -195,7 +197,7 @@ async function main(): Promise<void> {
   const logAcceptError = throttle(1000, (error) => {
     log.event("accept-error", { error });
   });
-  let acceptError: unknown;
+  let acceptError = "";
   const server = serve(listener, {
     ...options,
     onExchange(exchange) {
@@ -203,13 +205,13 @@ async function main(): Promise<void> {
       if (options.verbose) log.event("exchange", toFields(exchange));
     },
     onAcceptError(error) {
-      acceptError = error;
-      logAcceptError(oneLine(error));
+      acceptError = oneLine(error);
+      logAcceptError(acceptError);
     },
   });
   announce(server.addr, options);
   await server.finished;
-  if (!signaled) log.event("accept-failed", { error: oneLine(acceptError) });
+  if (!signaled) log.event("accept-failed", { error: acceptError });
   log.event("summary", counts);
   await log.flush(1000);
   Deno.exit(signaled ? 0 : 1);
@@ -261,6 +263,13 @@ function ignoreFileSizeLimit(): void {
   Deno.addSignalListener("SIGXFSZ", () => {});
 }
 
+/** Makes Deno ask now for what a Unix socket needs. */
+function requestPermissions(path: string): void {
+  Deno.permissions.requestSync({ name: "read", path });
+  Deno.permissions.requestSync({ name: "write", path });
+  Deno.permissions.requestSync({ name: "net", host: `unix:${path}` });
+}
+
 /** Passes calls on, at most one per `ms`, and drops the others. */
 function throttle(
   ms: number,
@@ -310,6 +319,7 @@ function readOrDie(file: string): string {
 /** Ends the process if the certificate or the key caused the error. */
 function dieOnBadPem(error: unknown, { cert, key }: Options): void {
   const text = oneLine(error);
+  if (/^(Requires|invalid host) /.test(text)) return; // it names the host
   if (/KeyMismatch/.test(text)) die(1, `${key} does not match ${cert}`);
   if (/\bkeys?\b/i.test(text)) die(1, `${key} is not a PEM private key`);
   if (/certificate/i.test(text) || error instanceof Deno.errors.InvalidData) {
@@ -386,16 +396,20 @@ class Log {
 
   line(text: string): void {
     this.#lines.push(new TextEncoder().encode(text + "\n"));
-    if (this.#lines.length > QUEUE.lines) {
-      this.#lines.shift(); // the last lines matter most
-      this.#dropped++;
-    }
+    this.#keepLast(QUEUE.lines);
     this.#writing ??= this.#run();
   }
 
-  /** Waits until everything is written, but at most `ms`. */
+  /** Waits for the last lines to be written, but at most `ms`. */
   async flush(ms: number): Promise<void> {
-    await Promise.race([this.#writing, delay(ms)]);
+    await Promise.race([this.#writing, delay(ms / 2)]);
+    this.#keepLast(2); // the shutdown and the summary
+    await Promise.race([this.#writing, delay(ms / 2)]);
+  }
+
+  #keepLast(lines: number): void {
+    const excess = Math.max(0, this.#lines.length - lines);
+    this.#dropped += this.#lines.splice(0, excess).length;
   }
 
   /** `time event key=value …`, or JSON. */

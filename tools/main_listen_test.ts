@@ -103,6 +103,24 @@ withTls("a bad file is one line that names it", async () => {
   }
 });
 
+withTls("a host called like a file is not mistaken for it", async () => {
+  await using files = await pemFiles();
+  const tls = ["--cert", files.cert, "--key", files.key];
+  const cases: [string, string, string[]][] = [
+    ["my-key.example", "run it with --allow-net=my-key.example:0", []],
+    ["certificate!", "invalid host", ["--allow-net"]],
+  ];
+  for (const [host, why, permissions] of cases) {
+    await using command = new ServerProcess(
+      ["-p0", "--host", host, ...tls],
+      runMain("--no-prompt", "--allow-read", ...permissions),
+    );
+    assertEquals(await command.code(), 1);
+    const line = `echo-server: cannot listen on ${host}:0: ${why}`;
+    assertEquals(command.stderr.all[0].slice(0, line.length), line);
+  }
+});
+
 withTls(
   "clients without a handshake do not block other clients",
   async () => {

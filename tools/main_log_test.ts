@@ -12,6 +12,7 @@ import {
   needs,
   readText,
   textOf,
+  tryWithin,
   turn,
   withCommand,
 } from "./testing.ts";
@@ -83,6 +84,9 @@ class Pipe implements AsyncDisposable {
   readonly path = `${this.#dir}/pipe`;
   readonly #file: Deno.FsFile;
   #reading?: Promise<void>;
+  /** The pause after each read, in milliseconds. */
+  pause = 0;
+  reads = 0;
 
   constructor() {
     new Deno.Command("mkfifo", { args: [this.path] }).outputSync();
@@ -95,6 +99,8 @@ class Pipe implements AsyncDisposable {
       const chunk = new Uint8Array(size);
       for (let rest = ""; rest !== "end";) {
         const n = await this.#file.read(chunk);
+        this.reads++;
+        await new Promise((go) => setTimeout(go, this.pause));
         const lines = (rest + textOf(chunk.subarray(0, n ?? 0))).split("\n");
         rest = lines.pop()!;
         lines.forEach(this.lines.push);
@@ -157,6 +163,41 @@ withPipe(
     command.kill("SIGTERM");
     assertEquals(await command.code(), 0);
   },
+);
+
+/** How many lines a log has lost. */
+function lostIn(lines: string[]): number {
+  const counts = lines.map((line) => line.match(/ log-dropped lines=(\d+)/));
+  return counts.reduce((total, count) => total + Number(count?.[1] ?? 0), 0);
+}
+
+withPipe(
+  "log: a slow reader gets the last lines and the number of the lost ones",
+  () =>
+    tryWithin([1, 1, 1], async () => {
+      await using pipe = new Pipe();
+      await using command = new ServerProcess(
+        ["-p0", "-v"],
+        redirected(`2>${pipe.path}`, MAIN),
+      );
+      const port = await command.ready();
+      await exchanges(port, 2200); // the pipe and the queue are full
+      pipe.pause = 50;
+      pipe.read(4096);
+      const { reads } = pipe;
+      command.kill("SIGTERM");
+      assertEquals(await command.code(), 0);
+      if (pipe.reads < reads + 10) return "late";
+      pipe.pause = 0;
+      await Deno.writeTextFile(pipe.path, "end of log\n");
+      await pipe.lines.find((line) => line === "end of log");
+      const lines = pipe.lines.all;
+      const count = (what: RegExp) =>
+        lines.filter((line) => what.test(line)).length;
+      assertEquals(count(/ shutdown signal=SIGTERM /), 1);
+      assertEquals(count(/ summary echoed=2200 /), 1);
+      assertEquals(count(/ exchange /) + lostIn(lines), 2200);
+    }),
 );
 
 /** Waits until the listener on a port is closed. */
@@ -261,6 +302,14 @@ class Terminal implements AsyncDisposable {
   }
 }
 
+function tryKill(pid: number): void {
+  try {
+    Deno.kill(pid, "SIGKILL");
+  } catch {
+    // It has ended.
+  }
+}
+
 const withTerminal = (name: string, fn: () => Promise<void>) =>
   needs(["net", "run", "read"], ["script"], name, fn);
 
@@ -287,21 +336,32 @@ withTerminal(
   },
 );
 
-withTerminal("log: a closed terminal disturbs no exchange", async () => {
-  // In its own session, so that it does not get SIGHUP.
-  const run = 'echo pid=$$; exec "$0" run --allow-net main.ts -p0 -v';
-  await using terminal = new Terminal(
-    `setsid sh -c '${run}' '${Deno.execPath()}' & wait`,
+for (const flag of ["--verbose", "--timeout=60"]) {
+  withTerminal(
+    `log: a closed terminal disturbs no exchange or shutdown, with ${flag}`,
+    async () => {
+      // In its own session, so that it does not get SIGHUP.
+      const run = `echo pid=$$; exec "$0" run --allow-net main.ts -p0 ${flag}`;
+      await using terminal = new Terminal(
+        `setsid sh -c '${run}' '${Deno.execPath()}' & wait`,
+      );
+      const [, pid] = await terminal.shows(/pid=(\d+)\r/);
+      try {
+        const [, port] = await terminal.shows(/listening on .*:(\d+)\r/);
+        using clients = await greetMany(Number(port), 50);
+        await terminal[Symbol.asyncDispose]();
+        await exchanges(Number(port), 200);
+        Deno.kill(Number(pid), "SIGTERM");
+        await waitUntilFree(Number(port));
+        for (const conn of clients) {
+          assertEquals(await ask(conn, "hoge"), "hoge");
+        }
+      } finally {
+        tryKill(Number(pid));
+      }
+    },
   );
-  const [, pid] = await terminal.shows(/pid=(\d+)\r/);
-  try {
-    const [, port] = await terminal.shows(/listening on .*:(\d+)\r/);
-    await terminal[Symbol.asyncDispose]();
-    await exchanges(Number(port), 200);
-  } finally {
-    Deno.kill(Number(pid), "SIGTERM");
-  }
-});
+}
 
 withTerminal("log: Ctrl-S in the terminal blocks no exchange", async () => {
   await using terminal = new Terminal(
@@ -317,17 +377,19 @@ withTerminal("log: Ctrl-S in the terminal blocks no exchange", async () => {
   assertEquals(await terminal.code(), 0);
 });
 
-withTerminal(
-  "signals: Ctrl-C ends it while Deno asks for a permission",
-  async () => {
-    await using terminal = new Terminal(
-      `exec '${Deno.execPath()}' run main.ts -p0`,
-    );
-    await terminal.shows(/Allow\?/);
-    await terminal.type("\x03");
-    assertEquals(await terminal.code(), 130);
-  },
-);
+for (const listener of ["-p0", "--unix=/tmp/no-such-dir/a"]) {
+  withTerminal(
+    `signals: Ctrl-C ends it while Deno asks for a permission, ${listener}`,
+    async () => {
+      await using terminal = new Terminal(
+        `exec '${Deno.execPath()}' run main.ts ${listener}`,
+      );
+      await terminal.shows(/Allow\?/);
+      await terminal.type("\x03");
+      assertEquals(await terminal.code(), 130);
+    },
+  );
+}
 
 withTerminal("signals: SIGTERM prints no hint about Ctrl-C", async () => {
   await using terminal = new Terminal(
