@@ -52,8 +52,9 @@ async function fuzzFor(seconds: number): Promise<void> {
 
 async function main(args: string[]): Promise<void> {
   const repeats = args[0] === "--seed";
-  const n = Number((repeats ? args[1] : args[0]) ?? (repeats ? NaN : 10));
-  if (!(n >= 0)) {
+  const [given = repeats ? "none" : "10", ...extra] = args.slice(+repeats);
+  const n = Number(given);
+  if (!(n >= 0) || repeats && !Number.isInteger(n) || extra.length > 0) {
     console.error("usage: deno task fuzz [SECONDS | --seed N]");
     Deno.exit(2);
   }
