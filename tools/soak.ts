@@ -12,6 +12,7 @@
  */
 
 import denoJson from "../deno.json" with { type: "json" };
+import { interruption } from "./interrupt.ts";
 import { ServerProcess } from "./server_process.ts";
 import {
   bytesOf,
@@ -73,6 +74,11 @@ await using command = new ServerProcess(
   ["--port", "0", "--timeout", "10"],
   denoJson.tasks.start.split(" ").with(0, Deno.execPath()),
 );
+const interrupted = interruption();
+interrupted.addEventListener("abort", () => {
+  command.kill("SIGKILL");
+  Deno.exit(interrupted.reason);
+});
 const port = await command.ready();
 
 /** Runs so many exchanges, some of them side by side. */

@@ -44,8 +44,13 @@ export class TracedServer implements AsyncDisposable {
   #ended = false;
   #gaveUp = false;
 
-  /** Starts a server; `log` is a file that strace may write to. */
-  constructor(program: string[], log: string) {
+  /**
+   * Starts a server, and kills it if the signal is aborted; `log` is a file that
+   * strace may write to.
+   */
+  constructor(program: string[], log: string, signal?: AbortSignal) {
+    signal?.throwIfAborted();
+    signal?.addEventListener("abort", () => this.#kill("SIGKILL"));
     this.#log = log;
     this.#child = new Deno.Command("strace", {
       // All threads; the time of day, and how long each call took.

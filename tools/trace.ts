@@ -10,6 +10,7 @@
  */
 
 import { parseArgs } from "@std/cli/parse-args";
+import { interruption } from "./interrupt.ts";
 import { firstLine } from "./strace.ts";
 import { format, type Row } from "./timeline.ts";
 import { traceTwoClients } from "./two_clients.ts";
@@ -27,9 +28,12 @@ Usage: deno task trace [options]
 const MODES = ["concurrent", "serial", "events"];
 
 /** Traces this service in one of its modes. */
-export function traceMode(mode: string): Promise<Row[]> {
+export function traceMode(
+  mode: string,
+  signal?: AbortSignal,
+): Promise<Row[]> {
   const main = [Deno.execPath(), "run", "--allow-net", "main.ts"];
-  return traceTwoClients([...main, "--port", "0", "--mode", mode]);
+  return traceTwoClients([...main, "--port", "0", "--mode", mode], signal);
 }
 
 /** Runs go, with its own cache where it would find no place for one. */
@@ -37,16 +41,20 @@ const RUN_GO = `[ "$GOCACHE$XDG_CACHE_HOME$HOME" ] || export GOCACHE="$0"
 exec go "$@"`;
 
 /** Builds a server written in Go, and traces it. */
-export async function traceGo(file: string): Promise<Row[]> {
+export async function traceGo(
+  file: string,
+  signal?: AbortSignal,
+): Promise<Row[]> {
   const dir = await Deno.makeTempDir();
   try {
     const build = ["build", "-ldflags=-s -w", "-o", `${dir}/server`, file];
     const { success, stderr } = await new Deno.Command("sh", {
       args: ["-c", RUN_GO, `${dir}/cache`, ...build],
+      signal,
     }).output();
     const errors = new TextDecoder().decode(stderr).replace(/^#.*\n/, "");
     if (!success) throw new Error(firstLine(errors));
-    return await traceTwoClients([`${dir}/server`]);
+    return await traceTwoClients([`${dir}/server`], signal);
   } finally {
     await Deno.remove(dir, { recursive: true });
   }
@@ -91,18 +99,21 @@ async function need(program: string, debian: string): Promise<void> {
   }
 }
 
-async function trace({ mode = "concurrent", go }: Options): Promise<Row[]> {
+async function trace(
+  { mode = "concurrent", go }: Options,
+  signal: AbortSignal,
+): Promise<Row[]> {
   if (Deno.build.os !== "linux") {
     throw new Error(`strace needs Linux; this is ${Deno.build.os}`);
   }
   await need("strace", "strace");
   await need("ss", "iproute2");
-  if (go === undefined) return await traceMode(mode);
+  if (go === undefined) return await traceMode(mode, signal);
   await need("go", "golang-go");
   try {
     if (!await isFile(go)) throw new Error("no such file");
     if (!go.endsWith(".go")) throw new Error("not a .go file");
-    return await traceGo(go);
+    return await traceGo(go, signal);
   } catch (error) {
     throw new Error(`${go}: ${(error as Error).message}`);
   }
@@ -119,10 +130,12 @@ function die(code: number, error: unknown): never {
 }
 
 async function main(): Promise<void> {
+  const signal = interruption();
   try {
     const options = parseOptions(Deno.args);
-    console.log(options.help ? HELP : format(await trace(options)));
+    console.log(options.help ? HELP : format(await trace(options, signal)));
   } catch (error) {
+    if (signal.aborted) Deno.exit(signal.reason);
     die(error instanceof UsageError ? 2 : 1, error);
   }
 }

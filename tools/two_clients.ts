@@ -9,10 +9,13 @@ import { now, TracedServer } from "./strace.ts";
 import { annotate, type Row } from "./timeline.ts";
 
 /** Runs a server and its two clients, and returns what happened. */
-export async function traceTwoClients(program: string[]): Promise<Row[]> {
+export async function traceTwoClients(
+  program: string[],
+  signal?: AbortSignal,
+): Promise<Row[]> {
   const log = await Deno.makeTempFile();
   try {
-    await using server = new TracedServer(program, log);
+    await using server = new TracedServer(program, log, signal);
     try {
       return await runClients(server);
     } catch (error) {

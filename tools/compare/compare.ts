@@ -9,6 +9,7 @@
  * @module
  */
 
+import { interruption } from "../interrupt.ts";
 import { describeFailures, Meter, PROCESSORS } from "./measure.ts";
 import { HELP, type Options, parseOptions, UsageError } from "./options.ts";
 import { type Comparison, failureCount, toJson, toMarkdown } from "./report.ts";
@@ -125,12 +126,6 @@ function optionsOrExit(): Options {
   }
 }
 
-const SIGNALS: [Deno.Signal, number][] = [
-  ["SIGHUP", 1],
-  ["SIGINT", 2],
-  ["SIGTERM", 15],
-];
-
 /** Returns the exit code. */
 async function main(): Promise<number> {
   const options = optionsOrExit();
@@ -138,11 +133,7 @@ async function main(): Promise<number> {
     console.log(HELP);
     return 0;
   }
-  const interrupted = new AbortController();
-  for (const [signal, number] of SIGNALS) {
-    Deno.addSignalListener(signal, () => interrupted.abort(128 + number));
-  }
-  const { signal } = interrupted;
+  const signal = interruption();
   try {
     const comparison = await compare(options, signal);
     await print(comparison, signal);
