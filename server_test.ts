@@ -441,6 +441,12 @@ Deno.test("the server's address has its listener's type", async () => {
   ((listener: Deno.UnixListener): string | null => serve(listener).addr.path);
 });
 
+Deno.test("a greeting in a string is sent as UTF-8", async () => {
+  const greeting = "é€😀";
+  await using service = start(memoryNetwork(), { greeting });
+  assertEquals(await service.exchange("hoge"), `${greeting}hoge`);
+});
+
 Deno.test("a greeting of bytes is sent as it was at the start", async () => {
   const greeting = new Uint8Array([0, 255, 13]);
   await using service = start(memoryNetwork(), { greeting });

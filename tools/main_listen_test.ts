@@ -75,6 +75,17 @@ withTls(
   },
 );
 
+withTls("--reuse-port shares the port", async () => {
+  await using files = await pemFiles();
+  const { cert, key } = files;
+  const args = ["--reuse-port", "--cert", cert, "--key", key];
+  const program = runMain("--allow-net", "--allow-read");
+  await using one = new ServerProcess(["-p0", ...args], program);
+  const port = await one.ready();
+  await using two = new ServerProcess([`-p${port}`, ...args], program);
+  assertEquals(await two.ready(), port);
+});
+
 withTls("a bad file is one line that names it", async () => {
   await using files = await pemFiles();
   const { dir, cert, key, other, junk } = files;
@@ -251,13 +262,45 @@ needs(
       );
       const { dir, path, command } = server;
       await command.ready();
-      await connectFrom(`${dir}/\x1b[31mred\u009b\u202e\x7f\u{e0001}`, path);
+      await connectFrom(`${dir}/"\x1b[31m\u009b\u202e\x7f\u{e0001}`, path);
       const line = await command.event("exchange");
-      const red = "\\u001b[31mred\\u009b\\u202e\\u007f\\udb40\\udc01";
+      const red = '\\"\\u001b[31m\\u009b\\u202e\\u007f\\udb40\\udc01';
       assert(line.includes(`${key}"${dir}/${red}"`), line);
       command.kill("SIGTERM");
       await command.code();
     }
+  },
+);
+
+withUnix("the ready line escapes control characters", async () => {
+  const dir = await Deno.makeTempDir();
+  const path = `${dir}/\x1b[31mred`;
+  await using command = new ServerProcess(
+    ["--unix", path],
+    runMain("--allow-all"),
+  );
+  await command.ready();
+  const address = `${dir}/\\u001b[31mred`;
+  assertEquals(command.stdout.all, [`wait... listening on ${address}`]);
+  command.kill("SIGTERM");
+  await command.code();
+  await Deno.remove(dir, { recursive: true });
+});
+
+needs(
+  ["net", "run", "read", "write"],
+  ["strace"],
+  "Unix socket: a signal during bind() leaves no file",
+  async () => {
+    const dir = await Deno.makeTempDir();
+    const inject = "-f -qq -o /dev/null -e inject=bind:signal=SIGTERM";
+    await using command = new ServerProcess(
+      ["--unix", `${dir}/echo.sock`],
+      ["strace", ...inject.split(" "), ...runMain("--allow-all")],
+    );
+    assertEquals(await command.code(), 0);
+    assertEquals([...Deno.readDirSync(dir)], []);
+    await Deno.remove(dir, { recursive: true });
   },
 );
 

@@ -391,6 +391,16 @@ for (const listener of ["-p0", "--unix=/tmp/no-such-dir/a"]) {
   );
 }
 
+withTerminal("signals: with --json, Ctrl-C prints no hint", async () => {
+  await using terminal = new Terminal(
+    `exec '${Deno.execPath()}' run --allow-net main.ts -p0 --json`,
+  );
+  await terminal.shows(/"listening".*}\r/);
+  await terminal.type("\x03");
+  await terminal.shows(/"signal":"SIGINT","clients":0,"grace":10}\r/);
+  assertEquals(await terminal.code(), 0);
+});
+
 withTerminal("signals: SIGTERM prints no hint about Ctrl-C", async () => {
   await using terminal = new Terminal(
     `'${Deno.execPath()}' run --allow-net main.ts -p0 & echo pid=$!; wait $!`,

@@ -131,6 +131,14 @@ withCommand("command: --help on a full disk is one line", async () => {
   ]);
 });
 
+withCommand("command: a usage error on a full disk exits with 2", async () => {
+  await using command = new ServerProcess(
+    ["--port=x"],
+    redirected("2>/dev/full", runMain()),
+  );
+  assertEquals(await command.code(), 2);
+});
+
 withCommand("command: a usage error is one line and exit code 2", async () => {
   await using command = new ServerProcess(["--port", "1e3"]);
   assertEquals(await command.code(), 2);
@@ -222,6 +230,32 @@ withCommand(
   },
 );
 
+withCommand("command: --max-connections reaches the service", async () => {
+  await using command = new ServerProcess(["-p0", "-v", "--max-connections=1"]);
+  const port = await command.ready();
+  using clients = await greetMany(port, 1);
+  using second = await connect(port);
+  await send(second, "second"); // it would be echoed first
+  const answer = readText(second);
+  await new Promise((go) => setTimeout(go, 100)); // a slow machine proves less
+  assertEquals(await ask(clients[0], "1st"), "1st");
+  assertEquals(await answer, `${GREETING}second`);
+  assertMatch(await command.event("exchange"), / bytes=3 /);
+});
+
+withCommand(
+  "command: --grace reaches the service",
+  () =>
+    tryWithin([10, 10, 10], async (preset) => {
+      await using command = new ServerProcess(["-p0", "--grace=0"]);
+      using _idle = await greetMany(await command.ready(), 1);
+      const sinceSignal = stopwatch();
+      command.kill("SIGTERM");
+      assertEquals(await command.code(), 0);
+      if (sinceSignal() >= preset) return "late"; // that was the default
+    }),
+);
+
 for (const signal of ["SIGINT", "SIGTERM"] as const) {
   withCommand(
     `command: ${signal}, the grace, and a clean EOF for idle clients`,
@@ -272,11 +306,13 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
   withCommand(
     `command: a ${signal} that comes later ends it at once`,
     async () => {
-      await using command = new ServerProcess(["-p0", "--timeout=0"]);
+      await using command = new ServerProcess(["-p0", "--grace=60"]);
       const port = await command.ready();
-      using idle = await connect(port);
-      await readExactly(idle, GREETING.length);
-      await command.killRepeatedly(signal);
+      using _idle = await greetMany(port, 1);
+      command.kill(signal);
+      await command.event("shutdown"); // by now, that second has begun
+      await new Promise((go) => setTimeout(go, 1010));
+      command.kill(signal);
       assertEquals(await command.code(), signal === "SIGINT" ? 130 : 143);
     },
   );

@@ -215,6 +215,19 @@ inSmall(
   },
 );
 
+inSmall(
+  "the timeout is for the whole exchange",
+  { greeting: "g".repeat(150), timeout: 100 },
+  async ({ connect, exchanges, clock }) => {
+    const client = await connect();
+    clock.advance(60);
+    await readExactly(client, 150);
+    await turns(); // now it waits for the client
+    const [{ outcome, ms }] = await clock.run(exchanges.waitFor(1));
+    assertEquals({ outcome, ms }, { outcome: "timeout", ms: 100 });
+  },
+);
+
 inMemory("counts its connections", {}, async (service) => {
   const { server, connect, exchange } = service;
   assertEquals(server.connections, 0);
@@ -472,15 +485,6 @@ inMemory(
   },
 );
 
-inMemory("closing the listener starts the grace", {}, async (service) => {
-  const { network, server, connect, outcomes, clock } = service;
-  await greeted(connect);
-  network.listener.close();
-  await clock.run(server.finished);
-  assertEquals(await outcomes(1), ["shutdown"]);
-  assertEquals(clock.now, 10_000);
-});
-
 Deno.test("a listener that can never accept again ends the server", async () => {
   const codes = ["EBADF", "EINVAL", "ENOTSOCK", "EOPNOTSUPP"];
   const errors = [
@@ -506,16 +510,6 @@ inMemory("a single EINVAL does not end the server", {}, async (service) => {
   const { network: { listener }, exchange, clock } = service;
   listener.fail(Object.assign(new TypeError("once"), { code: "EINVAL" }));
   assertEquals(await clock.run(exchange("hoge")), `${GREETING}hoge`);
-});
-
-inMemory("an abort ends a back-off", {}, async (service) => {
-  const { network: { listener }, server, acceptErrors, abort, clock } = service;
-  for (let i = 0; i < 9; i++) listener.fail(emfile());
-  await clock.run(acceptErrors.waitFor(9)); // now it waits for a second
-  const before = clock.now;
-  abort();
-  await clock.run(server.finished);
-  assertEquals(clock.now, before);
 });
 
 Deno.test("an iterator that throws does not reject finished", async () => {
@@ -572,12 +566,14 @@ inMemory(
 );
 
 inMemory("a rejection with undefined is an error", {}, async (service) => {
-  const { network: { listener }, connect, outcomes } = service;
+  const { network: { listener }, connect, exchange, outcomes, clock } = service;
+  listener.fail(undefined);
+  assertEquals(await clock.run(exchange("hoge")), `${GREETING}hoge`);
   listener.onAccept = (conn) => {
     conn.read = () => Promise.reject(undefined);
   };
   await readText(await connect());
-  assertEquals(await outcomes(1), ["error"]);
+  assertEquals(await outcomes(2), ["echoed", "error"]);
 });
 
 Deno.test("a greeting in a Node.js Buffer is copied too", async () => {
@@ -610,25 +606,30 @@ needs(
   },
 );
 
-Deno.test("a listener whose iterator rejects after close() ends the server", async () => {
-  using clock = new FakeClock();
-  const listener = new MemoryListener();
-  const errors: unknown[] = [];
-  const own = {
-    addr: listener.addr,
-    close: () => listener.close(),
-    async *[Symbol.asyncIterator]() {
-      while (true) {
-        const { done, value } = await listener.next();
-        if (done) throw new Deno.errors.BadResource();
-        yield value;
-      }
-    },
-  };
-  const server = serve(own, { onAcceptError: (error) => errors.push(error) });
-  await clock.run(server.shutdown());
-  assertEquals(errors, []);
-});
+needs(
+  [],
+  [],
+  "a listener whose iterator rejects after close() ends the server",
+  async () => {
+    using clock = new FakeClock();
+    const listener = new MemoryListener();
+    const errors: unknown[] = [];
+    const own = {
+      addr: listener.addr,
+      close: () => listener.close(),
+      async *[Symbol.asyncIterator]() {
+        while (true) {
+          const { done, value } = await listener.next();
+          if (done) throw new Deno.errors.BadResource();
+          yield value;
+        }
+      },
+    };
+    const server = serve(own, { onAcceptError: (error) => errors.push(error) });
+    await clock.run(server.shutdown());
+    assertEquals(errors, []);
+  },
+);
 
 Deno.test("what is not a listener is refused", () => {
   for (const options of [{ port: 0 }, undefined, null, "30000"]) {
@@ -679,13 +680,18 @@ inMemory(
   },
 );
 
-Deno.test("a listener whose iterator ends by itself is closed", async () => {
-  const listener = new CountingListener();
-  const own = {
-    addr: listener.addr,
-    close: () => listener.close(),
-    async *[Symbol.asyncIterator]() {},
-  };
-  await serve(own).finished;
-  assertEquals(listener.closes, 1);
-});
+needs(
+  [],
+  [],
+  "a listener whose iterator ends by itself is closed",
+  async () => {
+    const listener = new CountingListener();
+    const own = {
+      addr: listener.addr,
+      close: () => listener.close(),
+      async *[Symbol.asyncIterator]() {},
+    };
+    await serve(own).finished;
+    assertEquals(listener.closes, 1);
+  },
+);
