@@ -322,9 +322,7 @@ function dieOnBadPem(error: unknown, { cert, key }: Options): void {
   if (/^(Requires|invalid host) /.test(text)) return; // it names the host
   if (/KeyMismatch/.test(text)) die(1, `${key} does not match ${cert}`);
   if (/\bkeys?\b/i.test(text)) die(1, `${key} is not a PEM private key`);
-  if (/certificate/i.test(text) || error instanceof Deno.errors.InvalidData) {
-    die(1, `${cert} is not a PEM certificate`);
-  }
+  if (/certificate/i.test(text)) die(1, `${cert} is not a PEM certificate`);
 }
 
 function describeListenError(error: unknown, inUse: string): string {
