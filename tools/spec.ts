@@ -33,7 +33,7 @@ export function specOver<N extends Network>(
         const { permissions, others } = transport;
         const title = `${transport.name}, ${mode}: ${name}`;
         needs(permissions, others, title, async () => {
-          using clock = new FakeClock();
+          using clock = new FakeClock(transport.name !== "memory");
           const network = await transport.open();
           const own = typeof options === "object" ? options : options(network);
           await using service = start(network, { mode, ...own });
