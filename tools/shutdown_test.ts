@@ -31,6 +31,22 @@ inEachMode(
   },
 );
 
+inMemory(
+  "a shutdown serves a thousand clients in the queue, one by one",
+  { maxConnections: 1 },
+  async ({ server, connectMany, exchanges }) => {
+    const clients = await connectMany(1000);
+    const stopped = server.shutdown();
+    for (const client of clients) {
+      assertEquals(await readExactly(client, GREETING.length), GREETING);
+      await turns(1);
+      assertEquals(await ask(client, "hoge"), "hoge");
+    }
+    await stopped;
+    assertEquals(exchanges.all.length, 1000);
+  },
+);
+
 // Deno polls some 128 operations per turn, so an accept may take some turns.
 for (const [clients, delay] of [[0, 4], [100, 20]]) {
   inMemory(
