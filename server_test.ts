@@ -441,6 +441,19 @@ Deno.test("the server's address has its listener's type", async () => {
   ((listener: Deno.UnixListener): string | null => serve(listener).addr.path);
 });
 
+Deno.test("a read buffer is used again", async () => {
+  const network = memoryNetwork();
+  const buffers = new Set<Uint8Array>();
+  network.listener.onAccept = (conn) => {
+    const read = conn.read.bind(conn);
+    conn.read = (into) => read(into).finally(() => buffers.add(into));
+  };
+  await using service = start(network);
+  await service.exchange("hoge");
+  await service.exchange("fuga");
+  assertEquals(buffers.size, 1);
+});
+
 Deno.test("a greeting in a string is sent as UTF-8", async () => {
   const greeting = "é€😀";
   await using service = start(memoryNetwork(), { greeting });
