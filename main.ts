@@ -267,7 +267,8 @@ function ignoreFileSizeLimit(): void {
 function requestPermissions(path: string): void {
   Deno.permissions.requestSync({ name: "read", path });
   Deno.permissions.requestSync({ name: "write", path });
-  Deno.permissions.requestSync({ name: "net", host: `unix:${path}` });
+  const absolute = path.startsWith("/") ? path : `${Deno.cwd()}/${path}`;
+  Deno.permissions.requestSync({ name: "net", host: `unix:${absolute}` });
 }
 
 /** Passes calls on, at most one per `ms`, and drops the others. */
@@ -401,7 +402,7 @@ class Log {
   /** Waits for the last lines to be written, but at most `ms`. */
   async flush(ms: number): Promise<void> {
     await Promise.race([this.#writing, delay(ms / 2)]);
-    this.#keepLast(2); // the shutdown and the summary
+    this.#keepLast(2); // above all the summary
     await Promise.race([this.#writing, delay(ms / 2)]);
   }
 

@@ -245,7 +245,7 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
     await until(() => client.sent > 0 || client.state === "closed", PACE.ms);
   }
 
-  /** Waits up to `ms` for a connection to end; if it is hopeless, closes. */
+  /** Waits up to `ms` for a connection to end. If hopeless, stops accepting. */
   async function acceptFailed(error: unknown, ms: number): Promise<void> {
     report(settings.onAcceptError, error);
     const { size } = clients;
@@ -699,9 +699,8 @@ class Acceptor implements AsyncIterableIterator<Conn> {
   attempts = 0;
   pending = false;
   done = false;
-  #backOff = BACK_OFF.first;
-  /** Whether the last failure was fatal. */
-  #fatal = false;
+  /** The next delays, after a fatal failure and after any other. */
+  readonly #backOff = { fatal: BACK_OFF.first, other: BACK_OFF.first };
   #conns?: AsyncIterator<Conn>;
 
   constructor(
@@ -724,7 +723,7 @@ class Acceptor implements AsyncIterableIterator<Conn> {
         const result = await this.#conns.next();
         this.pending = false;
         if (result.done) this.close();
-        this.#backOff = BACK_OFF.first;
+        this.#backOff.fatal = this.#backOff.other = BACK_OFF.first;
         return result;
       } catch (error) {
         this.pending = false;
@@ -747,11 +746,10 @@ class Acceptor implements AsyncIterableIterator<Conn> {
       if (this.attempts % PACE.every === 0) await nextTurn();
       return;
     }
-    // A fatal error among others must prove itself from the beginning.
-    if (isFatal(error) !== this.#fatal) this.#backOff = BACK_OFF.first;
-    this.#fatal = isFatal(error);
-    await this.onError(error, this.#backOff);
-    this.#backOff = Math.min(2 * this.#backOff, BACK_OFF.max);
+    const kind = isFatal(error) ? "fatal" : "other";
+    if (kind === "other") this.#backOff.fatal = BACK_OFF.first;
+    await this.onError(error, this.#backOff[kind]);
+    this.#backOff[kind] = Math.min(2 * this.#backOff[kind], BACK_OFF.max);
   }
 }
 

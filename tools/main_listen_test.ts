@@ -114,7 +114,7 @@ withTls("a bad file is one line that names it", async () => {
   }
 });
 
-withTls("a host called like a file is not mistaken for it", async () => {
+withTls("an error that names the host is not blamed on the files", async () => {
   await using files = await pemFiles();
   const tls = ["--cert", files.cert, "--key", files.key];
   const cases: [string, string, string[]][] = [

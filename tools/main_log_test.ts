@@ -377,12 +377,21 @@ withTerminal("log: Ctrl-S in the terminal blocks no exchange", async () => {
   assertEquals(await terminal.code(), 0);
 });
 
-for (const listener of ["-p0", "--unix=/tmp/no-such-dir/a"]) {
+const READ_NET = "--allow-read --allow-net";
+const READ_WRITE = "--allow-read --allow-write";
+for (
+  const [permissions, listener] of [
+    ["--deny-env", "-p0"],
+    ["--deny-env", "--unix=/tmp/none/a"],
+    [READ_NET, "--unix=none/a"],
+    [READ_WRITE, "--unix=none/a"],
+  ]
+) {
   withTerminal(
-    `signals: Ctrl-C ends it while Deno asks for a permission, ${listener}`,
+    `signals: Ctrl-C ends Deno's permission prompt, ${permissions} ${listener}`,
     async () => {
       await using terminal = new Terminal(
-        `exec '${Deno.execPath()}' run main.ts ${listener}`,
+        `exec '${Deno.execPath()}' run ${permissions} main.ts ${listener}`,
       );
       await terminal.shows(/Allow\?/);
       await terminal.type("\x03");

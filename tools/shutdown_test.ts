@@ -3,11 +3,15 @@
  * in memory and a clock that stands still.
  */
 
-import { assertEquals } from "@std/assert";
+import { assert, assertEquals } from "@std/assert";
+import { serve } from "../server.ts";
+import { FakeClock } from "./fake_clock.ts";
+import { MemoryListener } from "./memory_network.ts";
 import { greeted, specOver } from "./spec.ts";
 import {
   ask,
   GREETING,
+  needs,
   readExactly,
   readText,
   send,
@@ -119,3 +123,21 @@ inMemory("closing the listener starts the grace", {}, async (service) => {
   assertEquals(await outcomes(1), ["shutdown"]);
   assertEquals(clock.now, 10_000);
 });
+
+needs(
+  [],
+  [],
+  "a listener that fails in two ways is given up at a shutdown",
+  async () => {
+    using clock = new FakeClock();
+    let failures = 0;
+    const listener = new MemoryListener();
+    listener.next = () => {
+      const code = ++failures % 5 === 0 ? "EINVAL" : "EMFILE";
+      return Promise.reject(Object.assign(new Error(), { code }));
+    };
+    const server = serve(listener, { grace: 0, onAcceptError: () => {} });
+    await clock.run(server.shutdown());
+    assert(clock.now <= 1000, `after ${clock.now} ms`);
+  },
+);

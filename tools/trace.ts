@@ -50,6 +50,7 @@ export async function traceGo(
     const build = ["build", "-ldflags=-s -w", "-o", `${dir}/server`, file];
     const { success, stderr } = await new Deno.Command("sh", {
       args: ["-c", RUN_GO, `${dir}/cache`, ...build],
+      env: { GOTMPDIR: dir },
       signal,
     }).output();
     const errors = new TextDecoder().decode(stderr).replace(/^#.*\n/, "");

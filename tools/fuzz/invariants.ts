@@ -24,7 +24,7 @@ import {
 } from "./script.ts";
 import type { Client, Connection, Run } from "./simulation.ts";
 
-/** If it has sent so many bytes, the server drains: for so long, so much. */
+/** After sending `from` bytes, the server drains up to `bytes`, up to `ms`. */
 const LINGER = { from: 512, ms: 1000, bytes: 1 << 20 };
 /** Accepting stops while a client is greeted. */
 const PACE = 50 + TICK;
