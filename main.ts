@@ -407,8 +407,10 @@ class Log {
   }
 
   #keepLast(lines: number): void {
-    const excess = Math.max(0, this.#lines.length - lines);
-    this.#dropped += this.#lines.splice(0, excess).length;
+    while (this.#lines.length > lines) {
+      this.#lines.shift();
+      this.#dropped++;
+    }
   }
 
   /** `time event key=value …`, or JSON. */

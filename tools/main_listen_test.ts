@@ -7,6 +7,7 @@ import {
   bytesOf,
   connect,
   connectMany,
+  delay,
   exchange,
   exists,
   GREETING,
@@ -379,7 +380,7 @@ withCommand(
       const sinceStop = stopwatch();
       await Promise.all(clients.map((conn) => conn.write(bytesOf("hoge"))));
       while (sinceStop() < timeout + 0.1) {
-        await new Promise((resolve) => setTimeout(resolve, 100));
+        await delay(100);
       }
       command.kill("SIGCONT");
       const echoes = await Promise.all(clients.map(readText));

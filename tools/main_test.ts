@@ -10,6 +10,7 @@ import {
   bytesOf,
   connect,
   connectMany,
+  delay,
   exchange,
   GREETING,
   greetMany,
@@ -237,7 +238,7 @@ withCommand("command: --max-connections reaches the service", async () => {
   using second = await connect(port);
   await send(second, "second"); // it would be echoed first
   const answer = readText(second);
-  await new Promise((go) => setTimeout(go, 100)); // a slow machine proves less
+  await delay(100); // a slow machine proves less
   assertEquals(await ask(clients[0], "1st"), "1st");
   assertEquals(await answer, `${GREETING}second`);
   assertMatch(await command.event("exchange"), / bytes=3 /);
@@ -311,7 +312,7 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
       using _idle = await greetMany(port, 1);
       command.kill(signal);
       await command.event("shutdown"); // by now, that second has begun
-      await new Promise((go) => setTimeout(go, 1010));
+      await delay(1010);
       command.kill(signal);
       assertEquals(await command.code(), signal === "SIGINT" ? 130 : 143);
     },

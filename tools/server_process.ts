@@ -5,7 +5,7 @@
  */
 
 import { assert, assertEquals } from "@std/assert";
-import { Inbox, stopwatch, textOf } from "./testing.ts";
+import { delay, Inbox, stopwatch, textOf } from "./testing.ts";
 
 /** How to run `main.ts` with certain permissions. */
 export const runMain = (...permissions: string[]) => [
@@ -98,7 +98,7 @@ export class ServerProcess implements AsyncDisposable {
     const end = this.#child.status.then(elapsed);
     while (!this.ended) {
       this.kill(signal);
-      await new Promise((resolve) => setTimeout(resolve, 100));
+      await delay(100);
     }
     const seconds = await end;
     assert(seconds >= 1, `it ended after ${seconds} s`);

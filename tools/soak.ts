@@ -17,6 +17,7 @@ import { ServerProcess } from "./server_process.ts";
 import {
   bytesOf,
   connect,
+  delay,
   exchange,
   GREETING,
   readAll,
@@ -126,7 +127,7 @@ for (let step = 1; step <= STEPS; step++) {
 for (let tries = 0; tries < 50; tries++) {
   reports[STEPS].descriptors = await command.descriptors();
   if (reports[STEPS].descriptors <= reports[0].descriptors) break;
-  await new Promise((resolve) => setTimeout(resolve, 100));
+  await delay(100);
 }
 
 command.kill("SIGTERM");

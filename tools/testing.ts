@@ -95,12 +95,23 @@ export const withCommand = (name: string, fn: () => Promise<void>) =>
 export const bytesOf = (text: string) => new TextEncoder().encode(text);
 export const textOf = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
 
+export const delay = (ms: number) => new Promise((go) => setTimeout(go, ms));
+
 /** Lets everything else go on that can. */
-export const turn = () => new Promise((go) => setTimeout(go, 0));
+export const turn = () => delay(0);
 
 /** Long enough for what should not happen to happen. */
 export async function turns(count = 5): Promise<void> {
   while (count-- > 0) await turn();
+}
+
+/** Kills a process, if it is still there. */
+export function tryKill(pid: number): void {
+  try {
+    Deno.kill(pid, "SIGKILL");
+  } catch {
+    // It has ended.
+  }
 }
 
 /** Returns a function that says how many seconds ago this was called. */

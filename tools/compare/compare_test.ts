@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import net from "node:net";
 import denoJson from "../../deno.json" with { type: "json" };
-import { needs } from "../testing.ts";
+import { needs, tryKill } from "../testing.ts";
 import { parseOptions, UsageError } from "./options.ts";
 import { median, ratios } from "./report.ts";
 import { cc } from "./servers.ts";
@@ -106,14 +106,6 @@ withCompare(
     }
   },
 );
-
-function tryKill(pid: number): void {
-  try {
-    Deno.kill(pid, "SIGKILL");
-  } catch {
-    // It has ended.
-  }
-}
 
 async function childrenOf(pid: number): Promise<number[]> {
   return (await processes()).filter(({ parent }) => parent === pid)
