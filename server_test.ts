@@ -5,27 +5,22 @@ import {
   assertThrows,
 } from "@std/assert";
 import { type Mode, serve, type ServeOptions } from "./server.ts";
-import { MemoryListener } from "./tools/memory_network.ts";
-import { start } from "./tools/service.ts";
-import { greeted, specOver } from "./tools/spec.ts";
+import { MemoryListener } from "./tools/testing/memory_network.ts";
+import { start } from "./tools/testing/service.ts";
+import { greeted, specOver } from "./tools/testing/spec.ts";
+import { digits, GREETING, numbers } from "./tools/testing/bytes.ts";
 import {
   ask,
   type Conn,
   connectMany,
-  digits,
-  GREETING,
   greetMany,
-  Inbox,
-  needs,
-  numbers,
-  queueOf,
   readAll,
   readExactly,
   readText,
   send,
-  turns,
-  withNet,
-} from "./tools/testing.ts";
+} from "./tools/testing/clients.ts";
+import { needs, queueOf, withNet } from "./tools/testing/needs.ts";
+import { Inbox, turns } from "./tools/testing/timing.ts";
 import {
   memory,
   memoryNetwork,
@@ -35,7 +30,7 @@ import {
   tls,
   TRANSPORTS,
   unix,
-} from "./tools/transports.ts";
+} from "./tools/testing/transports.ts";
 
 const UNBLOCKED: Mode[] = ["concurrent", "events"];
 

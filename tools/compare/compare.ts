@@ -9,7 +9,7 @@
  * @module
  */
 
-import { interruption } from "../interrupt.ts";
+import { interruption } from "../testing/interrupt.ts";
 import { describeFailures, Meter, PROCESSORS } from "./measure.ts";
 import { HELP, type Options, parseOptions, UsageError } from "./options.ts";
 import { type Comparison, failureCount, toJson, toMarkdown } from "./report.ts";

@@ -1,7 +1,8 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import net from "node:net";
 import denoJson from "../../deno.json" with { type: "json" };
-import { needs, tryKill } from "../testing.ts";
+import { needs } from "../testing/needs.ts";
+import { tryKill } from "../testing/processes.ts";
 import { parseOptions, UsageError } from "./options.ts";
 import { median, ratios } from "./report.ts";
 import { cc } from "./servers.ts";

@@ -5,8 +5,8 @@
  */
 
 import type { Conn, Exchange, Listener, serve } from "../../server.ts";
-import { type MemoryConn, MemoryListener } from "../memory_network.ts";
-import { type Moment, VirtualClock } from "../virtual_clock.ts";
+import { type MemoryConn, MemoryListener } from "../testing/memory_network.ts";
+import { type Moment, VirtualClock } from "../testing/virtual_clock.ts";
 import type { ClientEvent } from "./model.ts";
 import {
   clientByte,

@@ -5,24 +5,22 @@
 
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { Buffer } from "node:buffer";
-import { serve } from "../server.ts";
-import { FakeClock } from "./fake_clock.ts";
-import { type MemoryConn, MemoryListener } from "./memory_network.ts";
-import { start } from "./service.ts";
-import { greeted, specOver } from "./spec.ts";
+import { serve } from "../../server.ts";
+import { FakeClock } from "../testing/fake_clock.ts";
+import { type MemoryConn, MemoryListener } from "../testing/memory_network.ts";
+import { start } from "../testing/service.ts";
+import { greeted, specOver } from "../testing/spec.ts";
+import { digits, GREETING } from "../testing/bytes.ts";
 import {
   ask,
-  digits,
-  GREETING,
-  needs,
   readAll,
   readExactly,
   readText,
   send,
-  turn,
-  turns,
-} from "./testing.ts";
-import { memory, memoryNetwork, transport } from "./transports.ts";
+} from "../testing/clients.ts";
+import { needs } from "../testing/needs.ts";
+import { turn, turns } from "../testing/timing.ts";
+import { memory, memoryNetwork, transport } from "../testing/transports.ts";
 
 const inMemory = specOver([memory], ["concurrent"]);
 const inEachMode = specOver([memory]);

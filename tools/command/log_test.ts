@@ -1,23 +1,12 @@
 /** The log, and the signals: nothing an operator does harms an exchange. */
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { redirected, runMain, ServerProcess } from "./server_process.ts";
-import {
-  ask,
-  bytesOf,
-  delay,
-  exchange,
-  GREETING,
-  greetMany,
-  Inbox,
-  needs,
-  readText,
-  textOf,
-  tryKill,
-  tryWithin,
-  turn,
-  withCommand,
-} from "./testing.ts";
+import { redirected, runMain, ServerProcess } from "../testing/processes.ts";
+import { bytesOf, GREETING, textOf } from "../testing/bytes.ts";
+import { ask, exchange, greetMany, readText } from "../testing/clients.ts";
+import { needs, withCommand } from "../testing/needs.ts";
+import { tryKill } from "../testing/processes.ts";
+import { delay, Inbox, tryWithin, turn } from "../testing/timing.ts";
 
 const MAIN = runMain("--allow-net");
 
@@ -261,7 +250,7 @@ class Terminal implements AsyncDisposable {
   constructor(command: string) {
     this.#child = new Deno.Command("script", {
       args: ["-qec", command, "/dev/null"],
-      cwd: new URL("..", import.meta.url),
+      cwd: new URL("../..", import.meta.url),
       stdin: "piped",
       stdout: "piped",
       stderr: "null",

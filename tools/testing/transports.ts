@@ -7,7 +7,9 @@
 
 import net from "node:net";
 import { MemoryListener, type MemoryOptions } from "./memory_network.ts";
-import { type Conn, connect, type Need, textOf } from "./testing.ts";
+import { textOf } from "./bytes.ts";
+import { type Conn, connect } from "./clients.ts";
+import type { Need } from "./needs.ts";
 
 /** A listener, and a way to connect to it. */
 export interface Network {

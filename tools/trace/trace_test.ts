@@ -1,10 +1,10 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
-import { needs } from "./testing.ts";
+import { needs } from "../testing/needs.ts";
 import { format } from "./timeline.ts";
 import { traceGo, traceMode } from "./trace.ts";
 
 const PERMISSIONS = ["net", "run", "read", "write"] as const;
-const root = new URL("..", import.meta.url);
+const root = new URL("../..", import.meta.url);
 
 /** Who does what in a timeline, in order, without what varies between runs. */
 function shapeOf(timeline: string): Record<string, string[]> {
@@ -65,7 +65,7 @@ async function traceDiary(name: string): Promise<string> {
   const dir = await Deno.makeTempDir();
   try {
     const source = await Deno.readTextFile(
-      new URL(`tools/diary/${name}.go`, root),
+      new URL(`tools/trace/diary/${name}.go`, root),
     );
     const file = `${dir}/${name}.go`;
     await Deno.writeTextFile(file, source.replace(":30000", ":0"));
@@ -121,7 +121,12 @@ needs(
         [1, "README.md: not a .go file", "--go", "README.md"],
       ] as const
     ) {
-      const run = ["run", "--allow-run", "--allow-read", "tools/trace.ts"];
+      const run = [
+        "run",
+        "--allow-run",
+        "--allow-read",
+        "tools/trace/trace.ts",
+      ];
       const output = await new Deno.Command(Deno.execPath(), {
         args: [...run, ...args],
         cwd: root,

@@ -6,10 +6,12 @@
  */
 
 import { assertEquals } from "@std/assert";
-import type { Mode, ServeOptions } from "../server.ts";
+import type { Mode, ServeOptions } from "../../server.ts";
 import { FakeClock } from "./fake_clock.ts";
 import { type Service, start } from "./service.ts";
-import { type Conn, GREETING, needs, readExactly } from "./testing.ts";
+import { GREETING } from "./bytes.ts";
+import { type Conn, readExactly } from "./clients.ts";
+import { needs } from "./needs.ts";
 import type { Network, Transport } from "./transports.ts";
 
 export const MODES: Mode[] = ["concurrent", "serial", "events"];

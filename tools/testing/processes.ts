@@ -5,7 +5,8 @@
  */
 
 import { assert, assertEquals } from "@std/assert";
-import { delay, Inbox, stopwatch, textOf } from "./testing.ts";
+import { textOf } from "./bytes.ts";
+import { delay, Inbox, stopwatch } from "./timing.ts";
 
 /** How to run `main.ts` with certain permissions. */
 export const runMain = (...permissions: string[]) => [
@@ -27,6 +28,15 @@ export const runMainLimited = () => [
   ...runMain("--allow-net"),
 ];
 
+/** Kills a process, if it is still there. */
+export function tryKill(pid: number): void {
+  try {
+    Deno.kill(pid, "SIGKILL");
+  } catch {
+    // It has ended.
+  }
+}
+
 /** The command in its own process. */
 export class ServerProcess implements AsyncDisposable {
   readonly stdout: Inbox<string> = new Inbox();
@@ -41,7 +51,7 @@ export class ServerProcess implements AsyncDisposable {
     const [executable, ...first] = program;
     this.#child = new Deno.Command(executable, {
       args: [...first, ...args],
-      cwd: new URL("..", import.meta.url),
+      cwd: new URL("../..", import.meta.url),
       stdin: "null",
       stdout: "piped",
       stderr: "piped",

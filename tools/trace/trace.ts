@@ -10,7 +10,7 @@
  */
 
 import { parseArgs } from "@std/cli/parse-args";
-import { interruption } from "./interrupt.ts";
+import { interruption } from "../testing/interrupt.ts";
 import { firstLine } from "./strace.ts";
 import { format, type Row } from "./timeline.ts";
 import { traceTwoClients } from "./two_clients.ts";
@@ -22,7 +22,7 @@ Usage: deno task trace [options]
 
       --mode MODE  trace this service: concurrent, serial or events (concurrent)
       --go FILE    trace a server written in Go that prints "wait...";
-                   the diary's, in tools/diary, listen on port 30000
+                   the diary's, in tools/trace/diary, listen on port 30000
   -h, --help       print this and exit`;
 
 const MODES = ["concurrent", "serial", "events"];

@@ -4,18 +4,19 @@
  * embedded, but it cannot be run as the service.
  *
  * ```sh
- * deno run -A tools/compile_check.ts
+ * deno run -A tools/deploy/compile_check.ts
  * ```
  *
  * @module
  */
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import denoJson from "../deno.json" with { type: "json" };
-import { ServerProcess } from "./server_process.ts";
-import { exchange, GREETING, textOf } from "./testing.ts";
+import denoJson from "../../deno.json" with { type: "json" };
+import { ServerProcess } from "../testing/processes.ts";
+import { GREETING, textOf } from "../testing/bytes.ts";
+import { exchange } from "../testing/clients.ts";
 
-const root = new URL("..", import.meta.url);
+const root = new URL("../..", import.meta.url);
 const binary = new URL(
   Deno.build.os === "windows" ? "echo-server.exe" : "echo-server",
   root,

@@ -4,9 +4,11 @@
  */
 
 import { assert, assertEquals } from "@std/assert";
-import { specOver } from "./spec.ts";
-import { ask, digits, GREETING, send, turns } from "./testing.ts";
-import { memory } from "./transports.ts";
+import { specOver } from "../testing/spec.ts";
+import { digits, GREETING } from "../testing/bytes.ts";
+import { ask, send } from "../testing/clients.ts";
+import { turns } from "../testing/timing.ts";
+import { memory } from "../testing/transports.ts";
 
 const inMemory = specOver([memory], ["concurrent"]);
 const inEachMode = specOver([memory]);

@@ -1,6 +1,9 @@
 import { assert, assertEquals } from "@std/assert";
-import { ServerProcess } from "./server_process.ts";
-import { ask, GREETING, needs, turn } from "./testing.ts";
+import { ServerProcess } from "../testing/processes.ts";
+import { GREETING } from "../testing/bytes.ts";
+import { ask } from "../testing/clients.ts";
+import { needs } from "../testing/needs.ts";
+import { turn } from "../testing/timing.ts";
 
 const CLIENTS = 8;
 

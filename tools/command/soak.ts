@@ -11,18 +11,12 @@
  * @module
  */
 
-import denoJson from "../deno.json" with { type: "json" };
-import { interruption } from "./interrupt.ts";
-import { ServerProcess } from "./server_process.ts";
-import {
-  bytesOf,
-  connect,
-  delay,
-  exchange,
-  GREETING,
-  readAll,
-  reset,
-} from "./testing.ts";
+import denoJson from "../../deno.json" with { type: "json" };
+import { interruption } from "../testing/interrupt.ts";
+import { ServerProcess } from "../testing/processes.ts";
+import { bytesOf, GREETING } from "../testing/bytes.ts";
+import { connect, exchange, readAll, reset } from "../testing/clients.ts";
+import { delay } from "../testing/timing.ts";
 
 const [given = "200000", ...extra] = Deno.args;
 if (!/^[1-9][0-9]*$/.test(given) || extra.length > 0) {

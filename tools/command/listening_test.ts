@@ -1,29 +1,30 @@
 /** What the command can listen on, and with which permissions. */
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { runMain, runMainLimited, ServerProcess } from "./server_process.ts";
+import {
+  runMain,
+  runMainLimited,
+  ServerProcess,
+} from "../testing/processes.ts";
+import { bytesOf, GREETING, textOf } from "../testing/bytes.ts";
 import {
   ask,
-  bytesOf,
   connect,
   connectMany,
-  delay,
   exchange,
-  exists,
-  GREETING,
   greetMany,
+  readExactly,
+  readText,
+} from "../testing/clients.ts";
+import {
+  exists,
   type Need,
   needs,
   queueOf,
-  readExactly,
-  readText,
-  stopwatch,
-  textOf,
-  tryWithin,
-  turn,
   withCommand,
-} from "./testing.ts";
-import { createCertificate } from "./transports.ts";
+} from "../testing/needs.ts";
+import { delay, stopwatch, tryWithin, turn } from "../testing/timing.ts";
+import { createCertificate } from "../testing/transports.ts";
 
 /** A folder with a key, a certificate, and what is neither. */
 async function pemFiles() {

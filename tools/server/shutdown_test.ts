@@ -4,20 +4,15 @@
  */
 
 import { assert, assertEquals } from "@std/assert";
-import { serve } from "../server.ts";
-import { FakeClock } from "./fake_clock.ts";
-import { MemoryListener } from "./memory_network.ts";
-import { greeted, specOver } from "./spec.ts";
-import {
-  ask,
-  GREETING,
-  needs,
-  readExactly,
-  readText,
-  send,
-  turns,
-} from "./testing.ts";
-import { memory } from "./transports.ts";
+import { serve } from "../../server.ts";
+import { FakeClock } from "../testing/fake_clock.ts";
+import { MemoryListener } from "../testing/memory_network.ts";
+import { greeted, specOver } from "../testing/spec.ts";
+import { GREETING } from "../testing/bytes.ts";
+import { ask, readExactly, readText, send } from "../testing/clients.ts";
+import { needs } from "../testing/needs.ts";
+import { turns } from "../testing/timing.ts";
+import { memory } from "../testing/transports.ts";
 
 const inMemory = specOver([memory], ["concurrent"]);
 const inEachMode = specOver([memory]);

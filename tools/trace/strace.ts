@@ -56,7 +56,7 @@ export class TracedServer implements AsyncDisposable {
       // All threads; the time of day, and how long each call took.
       args: [..."-f --seccomp-bpf -ttt -T -e signal=none".split(" "), "-o", log]
         .concat("-e", `trace=${TRACED}`, "--", ...program),
-      cwd: new URL("..", import.meta.url),
+      cwd: new URL("../..", import.meta.url),
       stdin: "null",
       stdout: "piped",
       stderr: "piped",

@@ -4,30 +4,22 @@ import {
   runMain,
   runMainLimited,
   ServerProcess,
-} from "./server_process.ts";
+} from "../testing/processes.ts";
+import { bytesOf, GREETING, textOf } from "../testing/bytes.ts";
 import {
   ask,
-  bytesOf,
   connect,
   connectMany,
-  delay,
   exchange,
-  GREETING,
   greetMany,
-  IPV6,
-  needs,
-  queueOf,
   readAll,
   readExactly,
   readText,
   reset,
   send,
-  stopwatch,
-  textOf,
-  tryWithin,
-  turn,
-  withCommand,
-} from "./testing.ts";
+} from "../testing/clients.ts";
+import { IPV6, needs, queueOf, withCommand } from "../testing/needs.ts";
+import { delay, stopwatch, tryWithin, turn } from "../testing/timing.ts";
 
 withCommand(
   "command: says when it is ready, serves, logs, and sums up",
@@ -104,7 +96,7 @@ withCommand("command: --help and --version", async () => {
   assertEquals([await help.code(), await version.code()], [0, 0]);
   assertEquals(help.stderr.all.length + version.stderr.all.length, 0);
   const { version: is } = JSON.parse(
-    await Deno.readTextFile(new URL("../deno.json", import.meta.url)),
+    await Deno.readTextFile(new URL("../../deno.json", import.meta.url)),
   );
   assertEquals(version.stdout.all, [`echo-server ${is}`]);
   assertEquals(help.stdout.all[0], `echo-server ${is}`);
@@ -114,7 +106,7 @@ withCommand("command: the README shows what --help prints", async () => {
   await using help = new ServerProcess(["--help"]);
   await help.code();
   const readme = await Deno.readTextFile(
-    new URL("../README.md", import.meta.url),
+    new URL("../../README.md", import.meta.url),
   );
   const shown = readme.match(/\$ .* --help\n([^]*?)```/)?.[1] ?? "";
   assertEquals(shown.trimEnd().split("\n"), help.stdout.all);
@@ -450,7 +442,7 @@ needs(
   async () => {
     const root = await Deno.makeTempDir();
     const deno = Deno.execPath();
-    const cwd = new URL("..", import.meta.url);
+    const cwd = new URL("../..", import.meta.url);
     const readme = await Deno.readTextFile(new URL("README.md", cwd));
     const [, args] = readme.match(/^deno (install .*) main\.ts$/m)!;
     const { success, stderr } = await new Deno.Command(deno, {

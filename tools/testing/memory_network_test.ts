@@ -4,7 +4,10 @@
  */
 
 import { assert, assertEquals, assertThrows } from "@std/assert";
-import { bytesOf, type Conn, needs, textOf, turn } from "./testing.ts";
+import { bytesOf, textOf } from "./bytes.ts";
+import type { Conn } from "./clients.ts";
+import { needs } from "./needs.ts";
+import { turn } from "./timing.ts";
 import {
   accept,
   memoryNetwork,

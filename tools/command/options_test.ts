@@ -1,7 +1,8 @@
 import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
-import { parseOptions, UsageError } from "../main.ts";
-import { Random } from "./fuzz/script.ts";
-import { bytesOf, GREETING, needs } from "./testing.ts";
+import { parseOptions, UsageError } from "../../main.ts";
+import { Random } from "../fuzz/script.ts";
+import { bytesOf, GREETING } from "../testing/bytes.ts";
+import { needs } from "../testing/needs.ts";
 
 Deno.test("options: the defaults", () => {
   assertEquals(parseOptions([]), {

@@ -4,8 +4,9 @@
  * @module
  */
 
-import { type Exchange, serve, type ServeOptions } from "../server.ts";
-import { ask, type Conn, Inbox } from "./testing.ts";
+import { type Exchange, serve, type ServeOptions } from "../../server.ts";
+import { ask, type Conn } from "./clients.ts";
+import { Inbox } from "./timing.ts";
 import type { Network } from "./transports.ts";
 
 type Callbacks = Pick<ServeOptions, "onExchange" | "onAcceptError">;

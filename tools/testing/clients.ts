@@ -1,0 +1,108 @@
+/**
+ * Clients: how they connect, send and read.
+ *
+ * @module
+ */
+
+import { assertEquals } from "@std/assert";
+import net from "node:net";
+import { bytesOf, GREETING, numbers, textOf } from "./bytes.ts";
+
+/** A connection, of any transport. */
+export type Conn = Pick<
+  Deno.Conn,
+  "localAddr" | "remoteAddr" | "read" | "write" | "closeWrite" | "close"
+>;
+
+export const connect = (port: number) =>
+  Deno.connect({ hostname: "127.0.0.1", port });
+
+/** Clients that are closed if they are declared with `using`. */
+export type Clients = Deno.Conn[] & Disposable;
+
+/** Connects so many clients at once. */
+export async function connectMany(
+  port: number,
+  count: number,
+): Promise<Clients> {
+  const clients = await Promise.all(numbers(count).map(() => connect(port)));
+  const dispose = () => clients.forEach((client) => client[Symbol.dispose]());
+  return Object.assign(clients, { [Symbol.dispose]: dispose });
+}
+
+/** Connects so many clients, and reads their greetings. */
+export async function greetMany(port: number, count: number): Promise<Clients> {
+  const clients = await connectMany(port, 0);
+  while (clients.length < count) {
+    // So few at once that they fit into any queue of the kernel.
+    const more = await connectMany(port, Math.min(count - clients.length, 100));
+    const texts = more.map((conn) => readExactly(conn, GREETING.length));
+    assertEquals(await Promise.all(texts), more.map(() => GREETING));
+    clients.push(...more);
+  }
+  return clients;
+}
+
+/** Connects, and resets the connection after `until`. */
+export async function reset(
+  port: number,
+  until: "connect" | "data",
+  message = "",
+): Promise<void> {
+  const socket = net.connect(port, "127.0.0.1");
+  socket.on("error", () => {}); // the server may have been first
+  const closed = new Promise((resolve) => socket.once("close", resolve));
+  await new Promise((resolve) => socket.once("connect", resolve));
+  if (message) socket.write(message);
+  if (until === "data") {
+    await new Promise((resolve) => socket.once("data", resolve));
+  }
+  socket.resetAndDestroy();
+  await closed;
+}
+
+/** Writes all of a message: a single write may take only some of it. */
+export async function send(
+  conn: Conn,
+  message: string | Uint8Array,
+): Promise<void> {
+  let rest = typeof message === "string" ? bytesOf(message) : message;
+  while (rest.length > 0) rest = rest.subarray(await conn.write(rest));
+}
+
+export async function readExactly(conn: Conn, size: number): Promise<string> {
+  const bytes = new Uint8Array(size);
+  for (let n = 0; n < size;) {
+    const more = await conn.read(bytes.subarray(n));
+    if (more === null) throw new Error(`EOF after ${n} of ${size} bytes`);
+    n += more;
+  }
+  return textOf(bytes);
+}
+
+/** Reads up to the EOF. */
+export async function readAll(conn: Conn): Promise<Uint8Array<ArrayBuffer>> {
+  const chunks: Uint8Array<ArrayBuffer>[] = [];
+  const chunk = new Uint8Array(65536);
+  for (let n; (n = await conn.read(chunk)) !== null;) {
+    chunks.push(chunk.slice(0, n));
+  }
+  return await new Blob(chunks).bytes();
+}
+
+/** Reads up to the EOF. */
+export async function readText(conn: Conn): Promise<string> {
+  return textOf(await readAll(conn));
+}
+
+/** Sends a message; returns everything that comes up to the EOF. */
+export async function ask(conn: Conn, message: string): Promise<string> {
+  await send(conn, message);
+  return await readText(conn);
+}
+
+/** One whole exchange; returns everything that the service sent. */
+export async function exchange(port: number, message: string): Promise<string> {
+  using conn = await connect(port);
+  return await ask(conn, message);
+}

@@ -1,0 +1,61 @@
+/**
+ * Waiting for turns of the event loop, for time, and for what comes.
+ *
+ * @module
+ */
+
+export const delay = (ms: number) => new Promise((go) => setTimeout(go, ms));
+
+/** Lets everything else go on that can. */
+export const turn = () => delay(0);
+
+/** Long enough for what should not happen to happen. */
+export async function turns(count = 5): Promise<void> {
+  while (count-- > 0) await turn();
+}
+
+/** Returns a function that says how many seconds ago this was called. */
+export function stopwatch(): () => number {
+  const began = performance.now();
+  return () => (performance.now() - began) / 1000;
+}
+
+/**
+ * Tries under a time limit. An attempt that says that it was late has proved
+ * nothing, so it is repeated under the next limit.
+ */
+export async function tryWithin(
+  limits: number[],
+  attempt: (seconds: number) => Promise<"late" | void>,
+): Promise<void> {
+  for (const seconds of limits) {
+    if (await attempt(seconds) !== "late") return;
+  }
+  throw new Error(`too late for every limit: ${limits} s`);
+}
+
+/** A list of what has come so far, and a way to wait for more. */
+export class Inbox<T> {
+  readonly all: T[] = [];
+  #waiting: (() => void)[] = [];
+
+  push = (item: T): void => {
+    this.all.push(item);
+    this.#waiting.splice(0).forEach((wake) => wake());
+  };
+
+  async waitFor(count: number): Promise<T[]> {
+    while (this.all.length < count) {
+      await new Promise<void>((wake) => this.#waiting.push(wake));
+    }
+    return this.all;
+  }
+
+  /** Waits for the `count`th item that matches. */
+  async find(matches: (item: T) => boolean, count = 1): Promise<T> {
+    for (let size = 1;; size = this.all.length + 1) {
+      const found = (await this.waitFor(size)).filter(matches);
+      if (found.length >= count) return found[count - 1];
+    }
+  }
+}
