@@ -59,6 +59,8 @@ export class MemoryListener {
   readonly #queue: MemoryConn[] = [];
   readonly #failures: unknown[] = [];
   closed = false;
+  /** How often `close()` was called. */
+  closes = 0;
   /** Sees each connection first when it is accepted. */
   onAccept: (conn: MemoryConn) => void = () => {};
   #connected = 0;
@@ -112,6 +114,7 @@ export class MemoryListener {
 
   /** Ends the iteration, and resets the connections that still wait. */
   close(): void {
+    this.closes++;
     if (this.closed) throw badResource();
     this.closed = true;
     for (const conn of this.#queue.splice(0)) conn.reset();
