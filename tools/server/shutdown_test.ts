@@ -189,7 +189,7 @@ inSmall(
 );
 
 inMemory(
-  "a stuck write is drained for 50 ms also when the grace is over",
+  "a stuck write gets 50 ms more, also when the grace is over",
   { greeting: new Uint8Array(1 << 20), grace: 0 },
   async ({ connect, server, abort, clock }) => {
     const client = await connect();
