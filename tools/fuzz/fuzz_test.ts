@@ -73,7 +73,7 @@ const FAULTS: [fault: string, finding: string, server: Serve][] = [
   [
     "has another greeting",
     "bytes",
-    withOptions(() => ({ greeting: "Hello" })),
+    withOptions(() => ({ greeting: new Uint8Array(5) })),
   ],
   [
     "expires late",

@@ -5,7 +5,7 @@
  */
 
 import type { Exchange } from "../../server.ts";
-import type { Moment } from "../testing/virtual_clock.ts";
+import type { Moment } from "../testing/fake_clock.ts";
 import {
   DRAIN,
   type Limit,

@@ -6,7 +6,7 @@
  */
 
 import type { Outcome } from "../../server.ts";
-import type { Moment } from "../testing/virtual_clock.ts";
+import type { Moment } from "../testing/fake_clock.ts";
 import type { Settings } from "./script.ts";
 
 /** What a client did. Bytes count as sent when they arrive. */

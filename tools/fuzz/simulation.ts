@@ -6,14 +6,15 @@
 
 import type { Conn, Exchange, Listener, serve } from "../../server.ts";
 import { type MemoryConn, MemoryListener } from "../testing/memory_network.ts";
-import { type Moment, VirtualClock } from "../testing/virtual_clock.ts";
+import { FakeClock, type Moment } from "../testing/fake_clock.ts";
+import { Random } from "../testing/random.ts";
+import { turn } from "../testing/timing.ts";
 import type { ClientEvent } from "./model.ts";
 import {
   clientByte,
   type ClientScript,
   type Control,
   greetingByte,
-  Random,
   type Script,
   type Step,
 } from "./script.ts";
@@ -38,21 +39,40 @@ export interface Run {
 
 type Serve = typeof serve;
 
-/** Runs a script against a server, which must end within so many turns. */
-export async function simulate(
-  script: Script,
-  serve: Serve,
-  maxTurns = 20_000,
-): Promise<Run> {
-  using clock = new VirtualClock();
+/** Runs a script against a server, which must end at last. */
+export async function simulate(script: Script, serve: Serve): Promise<Run> {
+  using clock = new Clock();
   const simulation = new Simulation(script, clock);
   using _ = simulation.watchErrors();
-  simulation.start(serve);
   const { run } = simulation;
-  await clock.run(() => run.finished !== undefined, maxTurns);
+  await clock.run(simulation.start(serve)).catch(() => {}); // never
   if (run.finished) { for (const client of run.clients) client.finish(); }
-  await clock.run(() => true, 1);
+  await turn();
   return run;
+}
+
+/** Tells the timers of the server from those of its clients. */
+class Clock extends FakeClock {
+  #sleepers = 0;
+
+  sleep(ms: number): Promise<void> {
+    this.#sleepers++;
+    return new Promise((wake) =>
+      setTimeout(() => {
+        this.#sleepers--;
+        wake();
+      }, Math.max(0, ms))
+    );
+  }
+
+  get serverTimers(): number {
+    return this.pending - this.#sleepers;
+  }
+
+  override [Symbol.dispose](): void {
+    this.clear();
+    super[Symbol.dispose]();
+  }
 }
 
 class Simulation {
@@ -69,12 +89,13 @@ class Simulation {
   readonly #listener: MemoryListener;
   readonly #random: Random;
 
-  constructor(readonly script: Script, readonly clock: VirtualClock) {
+  constructor(readonly script: Script, readonly clock: Clock) {
     this.#listener = new MemoryListener(script.settings);
     this.#random = new Random(script.seed);
   }
 
-  start(serve: Serve): void {
+  /** Starts it all; settles when the server has finished. */
+  start(serve: Serve): Promise<void> {
     const { settings, clients, controls } = this.script;
     const stop = new AbortController();
     const server = serve(this.#watchedListener(), {
@@ -90,15 +111,16 @@ class Simulation {
         return this.#fail();
       },
     });
-    server.finished.then(() => {
+    const finished = server.finished.then(() => {
       this.run.finished = this.clock.moment;
-      this.run.timers = this.clock.pending;
+      this.run.timers = this.clock.serverTimers;
     });
     this.run.clients = clients.map((script, index) =>
       new Client(script, index, this.clock)
     );
     for (const client of this.run.clients) client.start(this.#listener);
     for (const control of controls) this.#control(control, server, stop);
+    return finished;
   }
 
   async #control(
@@ -264,7 +286,7 @@ export class Client {
   constructor(
     readonly script: ClientScript,
     readonly index: number,
-    readonly clock: VirtualClock,
+    readonly clock: Clock,
   ) {}
 
   async start(listener: MemoryListener): Promise<void> {

@@ -1,17 +1,10 @@
-/**
- * How a connection is drained before it is closed, so that no reset overtakes
- * what was sent, on a network in memory and a clock that stands still.
- */
+/** How a connection lingers, so that no reset overtakes what was sent. */
 
 import { assert, assertEquals } from "@std/assert";
-import { specOver } from "../testing/spec.ts";
+import { inEachMode, inMemory } from "../testing/spec.ts";
 import { digits, GREETING } from "../testing/bytes.ts";
 import { ask, send } from "../testing/clients.ts";
 import { turns } from "../testing/timing.ts";
-import { memory } from "../testing/transports.ts";
-
-const inMemory = specOver([memory], ["concurrent"]);
-const inEachMode = specOver([memory]);
 
 inEachMode("lingering does not block others", {}, async (service) => {
   const { server, connect, exchange, exchanges, outcomes, clock } = service;

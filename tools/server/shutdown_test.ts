@@ -1,34 +1,22 @@
-/**
- * What a shutdown waits for, and how deadlines and an abort meet, on a network
- * in memory and a clock that stands still.
- */
+/** What a shutdown or an abort waits for, serves and closes. */
 
 import { assert, assertEquals } from "@std/assert";
 import { serve } from "../../server.ts";
+import { digits, GREETING } from "../testing/bytes.ts";
+import {
+  ask,
+  readAll,
+  readExactly,
+  readText,
+  send,
+} from "../testing/clients.ts";
 import { FakeClock } from "../testing/fake_clock.ts";
 import { MemoryListener } from "../testing/memory_network.ts";
-import { greeted, specOver } from "../testing/spec.ts";
-import { GREETING } from "../testing/bytes.ts";
-import { ask, readExactly, readText, send } from "../testing/clients.ts";
-import { needs } from "../testing/needs.ts";
+import { greeted, inEachMode, inMemory } from "../testing/spec.ts";
 import { turns } from "../testing/timing.ts";
-import { memory } from "../testing/transports.ts";
+import { errorOf, failing, inSmall, stuck, waitForQueue } from "./faults.ts";
 
-const inMemory = specOver([memory], ["concurrent"]);
-const inEachMode = specOver([memory]);
-
-inEachMode(
-  "disposal lets exchanges in progress finish",
-  {},
-  async ({ server, connect, outcomes }) => {
-    const client = await greeted(connect);
-    const disposed = server[Symbol.asyncDispose]();
-    await turns();
-    assertEquals(await ask(client, "last words"), "last words");
-    await disposed;
-    assertEquals(await outcomes(1), ["echoed"]);
-  },
-);
+// ------------------------------------------------------- who is in the queue
 
 inMemory(
   "a shutdown serves a thousand clients in the queue, one by one",
@@ -45,6 +33,18 @@ inMemory(
     assertEquals(exchanges.all.length, 1000);
   },
 );
+
+inMemory("a shutdown serves 4096 clients in the queue", {}, async (service) => {
+  const { network, server, connectMany, outcomes } = service;
+  const connected = connectMany(4096);
+  const stopped = server.shutdown();
+  assertEquals(network.listener.queued, 4095); // one was being waited for
+  const answers = (await connected).map((client) => ask(client, "hoge"));
+  await stopped;
+  const distinct = new Set(await Promise.all(answers));
+  assertEquals(distinct, new Set([`${GREETING}hoge`]));
+  assertEquals((await outcomes(4096)).length, 4096);
+});
 
 // Deno polls some 128 operations per turn, so an accept may take some turns.
 for (const [clients, delay] of [[0, 4], [100, 20]]) {
@@ -70,17 +70,73 @@ for (const [clients, delay] of [[0, 4], [100, 20]]) {
   );
 }
 
-for (const end of ["shutdown", "abort"] as const) {
-  inMemory(`${end} ends a back-off`, {}, async (service) => {
-    const { network: { listener }, server, acceptErrors, clock } = service;
-    for (let i = 0; i < 9; i++) listener.fail(new Error("odd"));
-    await clock.run(acceptErrors.waitFor(9)); // now it waits for a second
-    const before = clock.now;
-    end === "abort" ? service.abort() : server.shutdown();
-    await clock.run(server.finished);
-    assertEquals(clock.now, before);
-  });
-}
+inEachMode(
+  "after an abort nobody in the queue is greeted",
+  { maxConnections: 1 },
+  async ({ network, server, connect, connectMany, outcomes, abort }) => {
+    const first = await greeted(connect);
+    const queued = await connectMany(199);
+    await waitForQueue(network.listener, 199);
+    abort();
+    await server.finished;
+    assertEquals(network.listener.queued, 0);
+    const texts = await Promise.all([first, ...queued].map(readText));
+    assertEquals(texts.join(""), "");
+    assertEquals(await outcomes(200), Array(200).fill("shutdown"));
+  },
+);
+
+// ------------------------------------------------------- who is being served
+
+inEachMode(
+  "disposal lets exchanges in progress finish",
+  {},
+  async ({ server, connect, outcomes }) => {
+    const client = await greeted(connect);
+    const disposed = server[Symbol.asyncDispose]();
+    await turns();
+    assertEquals(await ask(client, "last words"), "last words");
+    await disposed;
+    assertEquals(await outcomes(1), ["echoed"]);
+  },
+);
+
+inEachMode(
+  "the end of the grace is an abort",
+  { maxConnections: 1, grace: 100 },
+  async ({ network, server, connect, connectMany, outcomes, clock }) => {
+    const first = await greeted(connect);
+    const queued = await connectMany(2);
+    await clock.run(server.shutdown());
+    assertEquals(clock.now, 100);
+    assertEquals(network.listener.queued, 0);
+    const texts = await Promise.all([first, ...queued].map(readText));
+    assertEquals(texts, ["", "", ""]);
+    assertEquals(await outcomes(3), Array(3).fill("shutdown"));
+  },
+);
+
+inMemory(
+  "the grace ends between two deadlines",
+  { timeout: 100, grace: 70 },
+  async ({ server, connect, exchanges, clock }) => {
+    await greeted(connect); // until 100
+    clock.advance(50);
+    await greeted(connect); // until 150
+    await clock.run(server.shutdown()); // until 120
+    const ends = exchanges.all.map(({ outcome, ms }) => [outcome, ms]);
+    assertEquals(ends, [["timeout", 100], ["shutdown", 70]]);
+  },
+);
+
+inMemory("closing the listener starts the grace", {}, async (service) => {
+  const { network, server, connect, outcomes, clock } = service;
+  await greeted(connect);
+  network.listener.close();
+  await clock.run(server.finished);
+  assertEquals(await outcomes(1), ["shutdown"]);
+  assertEquals(clock.now, 10_000);
+});
 
 inMemory(
   "a timeout stays one if an abort follows",
@@ -96,43 +152,114 @@ inMemory(
   },
 );
 
-inMemory(
-  "after a long stop, data may take three turns to arrive",
-  {},
-  async ({ connect, outcomes, clock }) => {
-    const client = await greeted(connect);
-    clock.now += 61_000;
-    clock.advance(0);
-    const sent = turns(3).then(() => send(client, "hoge"));
-    assertEquals(await readText(client), "hoge");
+inSmall(
+  "an echo still being written at an abort does not linger",
+  { greeting: "", maxBytes: 100 },
+  async ({ network, connect, server, outcomes, abort, clock }) => {
+    network.listener.onAccept = stuck;
+    const client = await connect();
+    await send(client, digits(100));
+    await turns(); // it has been read, and its echo cannot be written
+    abort();
+    await turns();
+    await readExactly(client, 200); // now it can
+    await clock.run(server.finished);
     assertEquals(await outcomes(1), ["echoed"]);
-    await sent;
+    assertEquals(clock.now, 0);
   },
 );
 
-inMemory("closing the listener starts the grace", {}, async (service) => {
-  const { network, server, connect, outcomes, clock } = service;
-  await greeted(connect);
-  network.listener.close();
-  await clock.run(server.finished);
-  assertEquals(await outcomes(1), ["shutdown"]);
-  assertEquals(clock.now, 10_000);
-});
+inMemory(
+  "a stuck write is drained for 50 ms also when the grace is over",
+  { greeting: new Uint8Array(1 << 20), grace: 0 },
+  async ({ connect, server, abort, clock }) => {
+    const client = await connect();
+    await turns();
+    abort();
+    await turns();
+    await send(client, "late");
+    const before = clock.now;
+    await clock.run(server.finished);
+    assertEquals(clock.now - before, 50);
+    await readAll(client); // a reset would reject
+  },
+);
 
-needs(
-  [],
-  [],
-  "a listener that fails in two ways is given up at a shutdown",
-  async () => {
+// ------------------------------------------------------ while accepting fails
+
+for (const end of ["shutdown", "abort"] as const) {
+  inMemory(`${end} ends a back-off`, {}, async (service) => {
+    const { network: { listener }, server, acceptErrors, clock } = service;
+    for (let i = 0; i < 9; i++) listener.fail(new Error("odd"));
+    await clock.run(acceptErrors.waitFor(9)); // now it waits for a second
+    const before = clock.now;
+    end === "abort" ? service.abort() : server.shutdown();
+    await clock.run(server.finished);
+    assertEquals(clock.now, before);
+  });
+}
+
+inMemory(
+  "the grace ends while out of file descriptors",
+  { grace: 0 },
+  async ({ network, server, connect, connectMany, clock }) => {
+    await greeted(connect);
+    for (let i = 0; i < 3; i++) network.listener.fail(errorOf("EMFILE"));
+    const queued = await connectMany(100);
+    await Promise.all(queued.map((client) => send(client, "hoge")));
+    await clock.run(server.shutdown());
+    assertEquals(network.listener.queued, 0);
+    await Promise.all(queued.map(readAll));
+  },
+);
+
+inMemory(
+  "out of file descriptors, a shutdown serves the queue if a client is left",
+  {},
+  async (service) => {
+    const { network: { listener }, server, connect, acceptErrors } = service;
+    const client = await greeted(connect);
+    for (let i = 0; i < 8; i++) listener.fail(errorOf("EMFILE"));
+    const queued = await connect();
+    server.shutdown();
+    await service.clock.run(acceptErrors.waitFor(8));
+    assertEquals(await ask(client, "hoge"), "hoge");
+    assertEquals(await ask(queued, "hoge"), `${GREETING}hoge`);
+  },
+);
+
+for (
+  const [what, codes] of [["lacks descriptors", ["EMFILE"]], [
+    "fails in two ways",
+    ["EMFILE", "EMFILE", "EMFILE", "EMFILE", "EINVAL"],
+  ]] as const
+) {
+  Deno.test(`a shutdown gives up a listener that ${what}`, async () => {
     using clock = new FakeClock();
-    let failures = 0;
-    const listener = new MemoryListener();
-    listener.next = () => {
-      const code = ++failures % 5 === 0 ? "EINVAL" : "EMFILE";
-      return Promise.reject(Object.assign(new Error(), { code }));
-    };
+    const error = (attempt: number) => errorOf(codes[attempt % codes.length]);
+    const listener = failing(new MemoryListener(), error);
     const server = serve(listener, { grace: 0, onAcceptError: () => {} });
     await clock.run(server.shutdown());
     assert(clock.now <= 1000, `after ${clock.now} ms`);
-  },
-);
+  });
+}
+
+// ------------------------------------------------------------- the signal
+
+Deno.test("a signal that is aborted already ends the server", async () => {
+  const listener = new MemoryListener();
+  await serve(listener, { signal: AbortSignal.abort() }).finished;
+  assertEquals(listener.closes, 1);
+});
+
+Deno.test("the server removes its abort listener", async () => {
+  const { signal } = new AbortController();
+  const listeners = new Set();
+  signal.addEventListener = (_type: string, f: unknown) => listeners.add(f);
+  signal.removeEventListener = (_type: string, f: unknown) =>
+    listeners.delete(f);
+  const server = serve(new MemoryListener(), { signal });
+  assertEquals(listeners.size, 1);
+  await server.shutdown();
+  assertEquals(listeners.size, 0);
+});

@@ -7,10 +7,19 @@
 import { assertEquals } from "@std/assert";
 import { clearImmediate, setImmediate } from "node:timers";
 
+/** A time, and how many timers have fired until then. */
+export interface Moment {
+  at: number;
+  turn: number;
+}
+
 interface FakeTimer {
   time: number;
   wake: () => void;
 }
+
+/** More timers than any test should see fire. */
+const MAX_TURNS = 20_000;
 
 /**
  * A clock that stands still until the test lets time pass. Timers of 0 ms fire
@@ -19,6 +28,8 @@ interface FakeTimer {
  */
 export class FakeClock implements Disposable {
   now = 0;
+  /** How many timers have fired. */
+  turn = 0;
   /** The delay of every timer so far. */
   readonly delays: number[] = [];
   readonly #timers = new Map<number, FakeTimer>();
@@ -39,11 +50,24 @@ export class FakeClock implements Disposable {
     });
   }
 
+  get moment(): Moment {
+    return { at: this.now, turn: this.turn };
+  }
+
+  /** How many timers are set. */
+  get pending(): number {
+    return this.#timers.size + this.#turns.size;
+  }
+
   readonly #setTimeout = (wake: () => void, ms = 0): unknown => {
     this.delays.push(ms);
     const id = -this.delays.length; // no real timer has a negative id
     if (ms === 0) {
-      const fire = () => this.#turns.delete(id) && wake();
+      const fire = () => {
+        this.#turns.delete(id);
+        this.turn++;
+        wake();
+      };
       this.#turns.set(id, this.#nextTurn(fire));
       return id;
     }
@@ -79,32 +103,46 @@ export class FakeClock implements Disposable {
   async run<T>(promise: Promise<T>): Promise<T> {
     let settled = false;
     const done = promise.then(() => {}, () => {}).then(() => settled = true);
-    while (true) {
-      await Promise.race([done, this.#armed.promise]);
-      await this.#idle();
+    for (const end = this.turn + MAX_TURNS; this.turn < end;) {
+      // Only what comes from outside can settle it while no timer is set.
+      if (this.hasIO) await Promise.race([done, this.#armed.promise]);
+      await this.#idle(end);
       if (settled) return await promise;
-      this.#fire(Infinity);
+      if (!this.#fire(Infinity) && !this.hasIO) break;
     }
+    throw new Error("the promise never settles");
   }
 
-  /** Waits until nobody has waited for the event loop for three turns. */
-  async #idle(): Promise<void> {
-    for (let turns = 0; turns < 3; turns++) {
+  /** Waits until nobody has waited for the event loop for some turns. */
+  async #idle(end: number): Promise<void> {
+    const enough = this.hasIO ? 3 : 1;
+    for (let idle = 0; idle < enough && this.turn < end; idle++) {
       await new Promise<void>((go) => this.#nextTurn(go));
-      if (this.#turns.size > 0) turns = 0;
+      if (this.#turns.size > 0) idle = -1;
     }
   }
 
   /** Goes on to the next timer, unless it is after `end`. */
   #fire(end: number): boolean {
-    const [next] = [...this.#timers].sort(([, a], [, b]) => a.time - b.time);
+    let next: [number, FakeTimer] | undefined;
+    for (const timer of this.#timers) {
+      if (!next || timer[1].time < next[1].time) next = timer;
+    }
     if (next === undefined) this.#armed = Promise.withResolvers();
     if (next === undefined || next[1].time > end) return false;
     const [id, { time, wake }] = next;
     this.#timers.delete(id);
     this.now = Math.max(this.now, time);
+    this.turn++;
     wake();
     return true;
+  }
+
+  /** Forgets all timers. */
+  clear(): void {
+    this.#timers.clear();
+    for (const cancel of this.#turns.values()) cancel();
+    this.#turns.clear();
   }
 
   /** Gives the real clock back. No timer may be left. */
@@ -112,6 +150,6 @@ export class FakeClock implements Disposable {
     const { setTimeout, clearTimeout, now } = this.#real;
     Object.assign(globalThis, { setTimeout, clearTimeout });
     performance.now = now;
-    assertEquals(this.#timers.size, 0, "a timer is left");
+    assertEquals(this.pending, 0, "a timer is left");
   }
 }

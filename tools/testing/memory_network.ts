@@ -15,8 +15,6 @@ export interface MemoryOptions {
   maxRead?: number;
   /** The most bytes that one write takes. */
   maxWrite?: number;
-  /** How many connections wait to be accepted; more wait in `connect()`. */
-  backlog?: number;
 }
 
 /** An operation in progress: `attempt` returns undefined if it must wait. */
@@ -57,11 +55,12 @@ function submit<T>(
 export class MemoryListener {
   readonly addr: Deno.NetAddr = address("192.0.2.1", 7);
   readonly #options: Required<MemoryOptions>;
-  readonly #connects: Operation<MemoryConn>[] = [];
   readonly #accepts: Operation<IteratorResult<MemoryConn>>[] = [];
   readonly #queue: MemoryConn[] = [];
   readonly #failures: unknown[] = [];
   closed = false;
+  /** How often `close()` was called. */
+  closes = 0;
   /** Sees each connection first when it is accepted. */
   onAccept: (conn: MemoryConn) => void = () => {};
   #connected = 0;
@@ -71,7 +70,6 @@ export class MemoryListener {
       bufferSize: 65_536,
       maxRead: Infinity,
       maxWrite: Infinity,
-      backlog: 4096,
       ...options,
     };
   }
@@ -81,15 +79,14 @@ export class MemoryListener {
     return this.#queue.length;
   }
 
-  connect(): Promise<MemoryConn> {
-    return submit(this.#connects, this.#progress, () => {
-      if (this.closed) throw new Deno.errors.ConnectionRefused();
-      if (this.#queue.length >= this.#options.backlog) return;
-      const addr = address("192.0.2.2", 40_000 + this.#connected++);
-      const client = new MemoryConn(addr, this.addr, this.#options);
-      this.#queue.push(client.peer);
-      return client;
-    });
+  // deno-lint-ignore require-await
+  async connect(): Promise<MemoryConn> {
+    if (this.closed) throw new Deno.errors.ConnectionRefused();
+    const addr = address("192.0.2.2", 40_000 + this.#connected++);
+    const client = new MemoryConn(addr, this.addr, this.#options);
+    this.#queue.push(client.peer);
+    this.#progress();
+    return client;
   }
 
   /** Makes the next accept fail. */
@@ -117,17 +114,14 @@ export class MemoryListener {
 
   /** Ends the iteration, and resets the connections that still wait. */
   close(): void {
+    this.closes++;
     if (this.closed) throw badResource();
     this.closed = true;
     for (const conn of this.#queue.splice(0)) conn.reset();
     this.#progress();
   }
 
-  /** An accept makes room for a connect, and a connect wakes an accept. */
-  readonly #progress = (): void => {
-    run(this.#connects);
-    if (run(this.#accepts)) this.#progress();
-  };
+  readonly #progress = () => void run(this.#accepts);
 }
 
 /** One end of a connection. */
@@ -157,7 +151,7 @@ export class MemoryConn {
     if (this.closed) return Promise.reject(badResource());
     return submit(this.#reads, this.#progress, () => {
       const n = Math.min(p.length, this.options.maxRead, this.#unread.length);
-      if (n === 0 && p.length > 0) return this.#readNothing();
+      if (n === 0) return this.#readNothing();
       p.set(this.#unread.splice(0, n));
       return n;
     });
@@ -172,7 +166,6 @@ export class MemoryConn {
   write(p: Uint8Array): Promise<number> {
     if (this.closed) return Promise.reject(badResource());
     return submit(this.#writes, this.#progress, () => {
-      if (p.length === 0) return 0;
       this.#throwError();
       if (!this.#writable) throw new Deno.errors.BrokenPipe();
       const room = this.options.bufferSize - this.peer.#unread.length;
@@ -204,10 +197,6 @@ export class MemoryConn {
   reset(): void {
     if (this.closed) throw badResource();
     this.#end(true);
-  }
-
-  [Symbol.dispose](): void {
-    if (!this.closed) this.close();
   }
 
   #end(withReset: boolean): void {

@@ -94,13 +94,6 @@ const CONNECTION: Scenarios<[Conn, Conn, Network]> = {
     assertEquals(await pending, "hoge");
   },
 
-  async "an empty read or write returns 0, also after EOF"(a, b) {
-    const empty = new Uint8Array(0);
-    assertEquals([await a.read(empty), await a.write(empty)], [0, 0]);
-    b.close();
-    assertEquals([await a.read(empty), await a.write(empty)], [0, 0]);
-  },
-
   async "a writer waits until the peer reads"(a, b, network) {
     const { pending, written } = await fill(a, network);
     const reading = readAll(b);
@@ -383,24 +376,4 @@ Deno.test("in memory: accepts fail on demand", async () => {
   listener.fail(new Deno.errors.Busy());
   assertEquals(await resultOf(listener.next()), "Busy");
   assertEquals((await listener.next()).done, undefined);
-});
-
-Deno.test("in memory: a connect waits for room in the queue", async () => {
-  const { listener } = memoryNetwork({ backlog: 1 });
-  const addrs: Deno.Addr[] = [];
-  for (let i = 0; i < 3; i++) {
-    listener.connect().then(
-      ({ localAddr }) => addrs.push(localAddr),
-      (error) => addrs.push(error.name),
-    );
-  }
-  await turn();
-  assertEquals([addrs.length, listener.queued], [1, 1]);
-  const { remoteAddr } = (await listener.next()).value;
-  await turn();
-  assertEquals([addrs.length, listener.queued], [2, 1]);
-  assertEquals(addrs[0], remoteAddr);
-  listener.close();
-  await turn();
-  assertEquals([addrs[2], listener.queued], ["ConnectionRefused", 0]);
 });

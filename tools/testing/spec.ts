@@ -12,9 +12,11 @@ import { type Service, start } from "./service.ts";
 import { GREETING } from "./bytes.ts";
 import { type Conn, readExactly } from "./clients.ts";
 import { needs } from "./needs.ts";
-import type { Network, Transport } from "./transports.ts";
+import { memory, type Network, type Transport } from "./transports.ts";
 
 export const MODES: Mode[] = ["concurrent", "serial", "events"];
+/** The modes in which a client does not wait for another. */
+export const UNBLOCKED: Mode[] = ["concurrent", "events"];
 
 type Options<N> = ServeOptions | ((network: N) => ServeOptions);
 type Test<N extends Network> = (
@@ -24,6 +26,9 @@ type Test<N extends Network> = (
 /**
  * Returns a function that defines a test over these transports in these modes.
  * The clock stands still unless the test lets time pass.
+ *
+ * To a client, `events` is the same as `concurrent`: the network in memory is
+ * enough for it, unless it is the only mode.
  */
 export function specOver<N extends Network>(
   transports: Transport<N>[],
@@ -31,11 +36,13 @@ export function specOver<N extends Network>(
 ) {
   return (name: string, options: Options<N>, fn: Test<N>): void => {
     for (const transport of transports) {
+      const isMemory = transport.name === "memory";
       for (const mode of modes) {
+        if (mode === "events" && !isMemory && modes.length > 1) continue;
         const { permissions, others } = transport;
         const title = `${transport.name}, ${mode}: ${name}`;
         needs(permissions, others, title, async () => {
-          using clock = new FakeClock(transport.name !== "memory");
+          using clock = new FakeClock(!isMemory);
           const network = await transport.open();
           const own = typeof options === "object" ? options : options(network);
           await using service = start(network, { mode, ...own });
@@ -45,6 +52,9 @@ export function specOver<N extends Network>(
     }
   };
 }
+
+export const inMemory = specOver([memory], ["concurrent"]);
+export const inEachMode = specOver([memory]);
 
 /** Connects, and reads the greeting. */
 export async function greeted<C extends Conn>(

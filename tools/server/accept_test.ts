@@ -1,0 +1,227 @@
+/**
+ * Tests of server.ts, by subject, on a network in memory and a clock that
+ * stands still: faults, limits, and times to the millisecond. server_test.ts
+ * has what any client can see.
+ *
+ * Here: accepting clients, and what happens when it fails.
+ */
+
+import { assert, assertEquals } from "@std/assert";
+import { serve } from "../../server.ts";
+import { GREETING } from "../testing/bytes.ts";
+import { ask, readExactly } from "../testing/clients.ts";
+import { FakeClock } from "../testing/fake_clock.ts";
+import { MemoryListener } from "../testing/memory_network.ts";
+import { start } from "../testing/service.ts";
+import { greeted, inEachMode, inMemory } from "../testing/spec.ts";
+import { turn, turns } from "../testing/timing.ts";
+import { memoryNetwork } from "../testing/transports.ts";
+import { errorOf, failing, inSmall, stuck, waitForQueue } from "./faults.ts";
+
+// ------------------------------------------------------------- failing accepts
+
+inEachMode("accepting goes on after every failure", {}, async (service) => {
+  const { network: { listener }, exchange, acceptErrors, clock } = service;
+  const full = errorOf("EMFILE");
+  listener.fail(full);
+  listener.fail(undefined);
+  assertEquals(await clock.run(exchange("hoge")), GREETING + "hoge");
+  assertEquals(acceptErrors.all, [full, undefined]);
+});
+
+inEachMode("a client that has gone is no failure", {}, async (service) => {
+  const { network: { listener }, exchange, acceptErrors, clock } = service;
+  listener.fail(new Deno.errors.NotConnected());
+  listener.fail(new Deno.errors.ConnectionReset());
+  listener.fail(new Deno.errors.ConnectionAborted());
+  listener.fail(new Deno.errors.InvalidData()); // its address is not UTF-8
+  assertEquals(await exchange("hoge"), GREETING + "hoge");
+  assertEquals([acceptErrors.all, clock.now], [[], 0]);
+});
+
+Deno.test("clients that go at once do not starve the event loop", async () => {
+  let attempts = 0;
+  const listener = failing(new MemoryListener(), () => {
+    if (++attempts > 1000) listener.close();
+    return new Deno.errors.ConnectionReset();
+  });
+  await using _ = serve(listener);
+  await turn();
+  assert(attempts < 1000, `${attempts} accepts in a turn`);
+});
+
+inMemory(
+  "failing accepts back off, 5 ms doubling to 1 s",
+  { timeout: 0 },
+  async (service) => {
+    const { network: { listener }, exchange, clock } = service;
+    const times: number[] = [];
+    service.onAcceptError = () => times.push(clock.now);
+    for (let i = 0; i < 11; i++) listener.fail(errorOf("EMFILE"));
+    await clock.run(exchange("hoge"));
+    listener.fail(errorOf("EMFILE")); // the exchange has reset the back-off
+    await clock.run(exchange("hoge"));
+    times.push(clock.now);
+    const waits = times.slice(1).map((time, i) => time - times[i]);
+    const doubling = [5, 10, 20, 40, 80, 160, 320, 640];
+    assertEquals(waits, [...doubling, 1000, 1000, 1000, 5]);
+  },
+);
+
+inMemory("a back-off ends when a connection does", {}, async (service) => {
+  const { network, connect, exchange, clock } = service;
+  const client = await greeted(connect);
+  network.listener.fail(errorOf("EMFILE"));
+  await turns();
+  await ask(client, "hoge");
+  assertEquals(await exchange("hoge"), GREETING + "hoge");
+  assertEquals(clock.now, 0);
+});
+
+// ----------------------------------------------------------- how the server ends
+
+Deno.test("a listener that can never accept again ends the server", async () => {
+  const codes = ["EBADF", "EINVAL", "ENOTSOCK", "EOPNOTSUPP"];
+  for (const dead of [new Deno.errors.BadResource(), ...codes.map(errorOf)]) {
+    using clock = new FakeClock();
+    const network = memoryNetwork();
+    await using service = start(network);
+    const client = await greeted(service.connect);
+    const failures = [5, 10, 20, 40, 80, 160].map(() => dead);
+    failures.forEach((error) => network.listener.fail(error));
+    assertEquals(await ask(client, "hoge"), "hoge");
+    await clock.run(service.server.finished);
+    assertEquals(service.acceptErrors.all, failures);
+    assertEquals(network.listener.closes, 1);
+  }
+});
+
+inMemory("EINVAL now and then does not end the server", {}, async (service) => {
+  const { network: { listener }, exchange, clock } = service;
+  for (const other of [undefined, "EMFILE"]) {
+    for (let i = 0; i < 4; i++) {
+      for (let j = 0; j < 4; j++) listener.fail(errorOf("EINVAL"));
+      if (other) listener.fail(errorOf(other));
+      else assertEquals(await clock.run(exchange("hoge")), GREETING + "hoge");
+    }
+  }
+  for (let i = 0; i < 6; i++) listener.fail(errorOf("EMFILE"));
+  listener.fail(errorOf("EINVAL"));
+  assertEquals(await clock.run(exchange("hoge")), GREETING + "hoge");
+});
+
+inMemory(
+  "a listener closed from outside ends the server",
+  {},
+  async (service) => {
+    const { network, server, connect, outcomes } = service;
+    const client = await greeted(connect);
+    network.listener.close();
+    assertEquals(await ask(client, "hoge"), "hoge");
+    await server.finished;
+    await server.shutdown();
+    assertEquals(await outcomes(1), ["echoed"]);
+  },
+);
+
+/** A listener with an iterator of its own. */
+const withIterator = (
+  listener: MemoryListener,
+  iterate: () => AsyncIterator<never>,
+) => ({
+  addr: listener.addr,
+  close: () => listener.close(),
+  [Symbol.asyncIterator]: iterate,
+});
+
+Deno.test("a listener whose iterator ends by itself is closed", async () => {
+  const listener = new MemoryListener();
+  await serve(withIterator(listener, async function* () {})).finished;
+  assertEquals(listener.closes, 1);
+});
+
+Deno.test("an iterator that rejects after close() ends the server", async () => {
+  using clock = new FakeClock();
+  const errors: unknown[] = [];
+  const listener = new MemoryListener();
+  const next = async () => {
+    await listener.next(); // it ends
+    throw new Deno.errors.BadResource();
+  };
+  const own = withIterator(listener, () => ({ next }));
+  const server = serve(own, { onAcceptError: (error) => errors.push(error) });
+  await clock.run(server.shutdown());
+  assertEquals(errors, []);
+});
+
+Deno.test("an iterator that cannot be made is a failure to accept", async () => {
+  using clock = new FakeClock();
+  const network = memoryNetwork();
+  let calls = 0;
+  network.listener[Symbol.asyncIterator] = () => {
+    if (++calls === 2) throw new Error("no iterator");
+    return network.listener;
+  };
+  await using service = start(network);
+  network.listener.fail(new Error("odd"));
+  const answer = service.exchange("hoge");
+  assertEquals(await clock.run(answer), GREETING + "hoge");
+  assertEquals(calls, 3);
+});
+
+// ------------------------------------------------------------ who must not wait
+
+inMemory(
+  "clients that never read do not block others",
+  {},
+  async ({ network: { listener }, connectMany, exchange, clock }) => {
+    let accepted = 0;
+    listener.onAccept = (conn) => ++accepted <= 200 ? stuck(conn) : undefined;
+    await connectMany(200);
+    assertEquals(await clock.run(exchange("hoge")), GREETING + "hoge");
+    assertEquals(clock.now, 12 * 50); // one pause in 16 clients
+  },
+);
+
+inSmall("every 16th client is greeted, or 50 ms pass", {}, async (service) => {
+  const { network: { listener }, connectMany, clock } = service;
+  listener.onAccept = stuck;
+  const clients = await connectMany(56);
+  await waitForQueue(listener, 40);
+  await readExactly(clients[15], 100);
+  for (const queued of [24, 8, 0]) {
+    await waitForQueue(listener, queued);
+    clock.advance(50);
+  }
+});
+
+inMemory(
+  "without a greeting there is no pacing",
+  { greeting: "" },
+  async (service) => {
+    const { network, connectMany } = service;
+    await connectMany(40);
+    await waitForQueue(network.listener, 0);
+  },
+);
+
+inMemory(
+  "clients that have gone, or never shake hands, do not block others",
+  {},
+  async (service) => {
+    const { network: { listener }, connectMany, exchange, exchanges } = service;
+    const write = () => Promise.reject(new Deno.errors.BrokenPipe());
+    listener.onAccept = (conn) => Object.assign(conn, { write });
+    await connectMany(64);
+    await exchanges.waitFor(64);
+    listener.onAccept = (conn) => {
+      stuck(conn);
+      Object.assign(conn, { handshake: () => {} });
+    };
+    await connectMany(64);
+    await waitForQueue(listener, 0);
+    listener.onAccept = () => {};
+    assertEquals(await exchange("hoge"), GREETING + "hoge");
+    assertEquals(exchanges.all.length, 65);
+  },
+);

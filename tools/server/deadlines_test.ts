@@ -1,0 +1,115 @@
+/** Timeouts: when they end an exchange, and what they cost. */
+
+import { assert, assertEquals } from "@std/assert";
+import { readExactly, readText, send } from "../testing/clients.ts";
+import { greeted, inMemory } from "../testing/spec.ts";
+import { turns } from "../testing/timing.ts";
+import { inSmall } from "./faults.ts";
+
+inSmall(
+  "the timeout is for the whole exchange",
+  { greeting: "g".repeat(150), timeout: 100 },
+  async ({ connect, exchanges, clock }) => {
+    const client = await connect();
+    clock.advance(60);
+    await readExactly(client, 150);
+    await turns(); // now it waits for the client
+    const [{ outcome, ms }] = await clock.run(exchanges.waitFor(1));
+    assertEquals({ outcome, ms }, { outcome: "timeout", ms: 100 });
+  },
+);
+
+inSmall(
+  "nothing is read once the time is up",
+  { greeting: "g".repeat(150), timeout: 100 },
+  async ({ connect, outcomes, clock }) => {
+    const client = await connect();
+    await turns();
+    clock.advance(100);
+    await turns();
+    assertEquals(await readText(client), "g".repeat(150));
+    assertEquals(await outcomes(1), ["timeout"]);
+    assertEquals(clock.now, 100);
+  },
+);
+
+inMemory(
+  "data that has arrived is read before a timeout",
+  {},
+  async (service) => {
+    const { connect, outcomes, clock } = service;
+    const client = await greeted(connect);
+    setTimeout(() => send(client, "hoge").catch(() => {}), 0); // next turn
+    clock.advance(60_000);
+    assertEquals(await readText(client), "hoge");
+    assertEquals(await outcomes(1), ["echoed"]);
+  },
+);
+
+// ------------------------------------------------- if the process was stopped
+
+inMemory("after a long stop, data may take some turns", {}, async (service) => {
+  const { connect, outcomes, clock } = service;
+  const clients = [];
+  for (let i = 0; i < 5; i++) clients.push(await greeted(connect));
+  clock.now += 61_000;
+  clock.advance(0);
+  for (const client of clients) {
+    await turns(3);
+    await send(client, "hoge").catch(() => {}); // then its outcome tells
+  }
+  assertEquals(await outcomes(5), Array(5).fill("echoed"));
+});
+
+// Deno polls some 128 operations per turn.
+inMemory("after a long stop, a crowd takes its turns", {}, async (service) => {
+  const { connectMany, outcomes, clock } = service;
+  const clients = await connectMany(10_000);
+  await turns();
+  clock.now += 61_000;
+  clock.advance(0);
+  for (let i = 0; i < 10_000; i++) {
+    if (i % 100 === 0) await turns(1);
+    await send(clients[i], "hoge").catch(() => {});
+  }
+  const missed = (await outcomes(10_000)).filter((one) => one !== "echoed");
+  assertEquals(missed.length, 0);
+});
+
+// --------------------------------------------------------------------- timers
+
+inMemory("thousands of connections share one timer", {}, async (service) => {
+  const { connectMany, outcomes, clock } = service;
+  await connectMany(5000);
+  await clock.run(outcomes(5000));
+  assert((await outcomes(5000)).every((outcome) => outcome === "timeout"));
+  const { length } = clock.delays;
+  assert(length > 0 && length < 100, `${length} timers`);
+});
+
+inMemory("deadlines within 20 ms expire together", {}, async (service) => {
+  const { connect, exchanges, clock } = service;
+  for (let i = 0; i < 100; i++) {
+    await greeted(connect);
+    clock.advance(1);
+  }
+  const before = clock.delays.length;
+  await clock.run(exchanges.waitFor(100));
+  const timers = clock.delays.slice(before).filter((ms) => ms > 0);
+  assert(timers.length <= 7, `${timers}`);
+  assert(exchanges.all.every(({ ms }) => ms >= 60_000 && ms <= 60_020));
+});
+
+inMemory(
+  "no timer is set to a negative delay",
+  { timeout: 1, grace: 0 },
+  async ({ server, connectMany, exchanges, clock }) => {
+    performance.now = () => clock.now += 30; // time flies
+    for (let round = 1; round <= 5; round++) {
+      await connectMany(20);
+      await clock.run(exchanges.waitFor(20 * round));
+    }
+    await server.shutdown();
+    assertEquals(clock.delays.filter((ms) => !(ms >= 0)), []);
+  },
+);

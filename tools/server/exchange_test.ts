@@ -1,0 +1,197 @@
+/** One exchange: its outcomes, its buffer, and what it writes and reads. */
+
+import { assert, assertEquals } from "@std/assert";
+import { Buffer } from "node:buffer";
+import { bytesOf, GREETING } from "../testing/bytes.ts";
+import { ask, readAll, readText, send } from "../testing/clients.ts";
+import type { MemoryConn } from "../testing/memory_network.ts";
+import { type Service, start } from "../testing/service.ts";
+import { greeted, inEachMode, inMemory } from "../testing/spec.ts";
+import { turns } from "../testing/timing.ts";
+import { memoryNetwork } from "../testing/transports.ts";
+import { inSmall } from "./faults.ts";
+
+inEachMode("each failure has its outcome", {}, async (service) => {
+  const { network: { listener }, connect, outcomes } = service;
+  const rejects = (error?: Error) => () => Promise.reject(error);
+  const faults: [expected: string, fault: Partial<MemoryConn>][] = [
+    ["reset", { write: rejects(new Deno.errors.BrokenPipe()) }],
+    ["reset", { write: rejects(new Deno.errors.NotConnected()) }],
+    ["reset", { read: rejects(new Deno.errors.ConnectionReset()) }],
+    ["reset", { read: rejects(new Deno.errors.ConnectionAborted()) }],
+    ["error", { read: rejects(new Error("odd")) }],
+    ["error", { read: rejects(undefined) }],
+    ["eof", { read: rejects(new Deno.errors.UnexpectedEof()) }],
+    ["eof", { read: () => Promise.resolve(null) }],
+    ["echoed", {}],
+  ];
+  for (const [, fault] of faults) {
+    listener.onAccept = (conn) => Object.assign(conn, fault);
+    const client = await connect();
+    await send(client, "hoge");
+    await readText(client).catch(() => {});
+  }
+  const expected = faults.map(([outcome]) => outcome);
+  assertEquals(await outcomes(faults.length), expected);
+});
+
+inEachMode("short writes are continued", {}, async (service) => {
+  const { network: { listener }, exchange, exchanges } = service;
+  listener.onAccept = (conn) => {
+    const write = conn.write.bind(conn);
+    conn.write = (p) => write(p.subarray(0, 3));
+  };
+  assertEquals(await exchange("hoge\r\n"), GREETING + "hoge\r\n");
+  assertEquals(exchanges.all[0].bytes, 6);
+});
+
+inEachMode("a short read is not continued", {}, async (service) => {
+  const { network: { listener }, exchange, exchanges } = service;
+  listener.onAccept = (conn) => {
+    const read = conn.read.bind(conn);
+    conn.read = (p) => read(p.subarray(0, 3));
+  };
+  assertEquals(await exchange("hoge\r\n"), GREETING + "hog");
+  assertEquals(exchanges.all[0].bytes, 3);
+});
+
+inMemory(
+  "what failed after a large greeting is closed at once",
+  { greeting: "x".repeat(1000) },
+  async ({ network: { listener }, connect, outcomes }) => {
+    let reads = 0;
+    listener.onAccept = (conn) => {
+      const read = conn.read.bind(conn);
+      conn.read = (p) => reads++ ? read(p) : Promise.reject(new Error("odd"));
+    };
+    const client = await connect();
+    assertEquals(await outcomes(1), ["error"]);
+    await turns();
+    assertEquals(client.peer.closed, true);
+  },
+);
+
+inMemory("counts its connections", {}, async (service) => {
+  const { server, connect, exchange } = service;
+  assertEquals(server.connections, 0);
+  const silent = await greeted(connect);
+  const lingers = await connect();
+  await ask(lingers, "x".repeat(1024));
+  assertEquals(server.connections, 2);
+  lingers.close();
+  await exchange("hoge");
+  assertEquals(server.connections, 1);
+  await ask(silent, "hoge");
+  await turns();
+  assertEquals(server.connections, 0);
+});
+
+// ------------------------------------------------------------------- the buffers
+
+/** Every buffer that a server reads a message into. */
+function messageBuffers(
+  { network }: Service<ReturnType<typeof memoryNetwork>>,
+) {
+  const buffers = new Set<Uint8Array>();
+  network.listener.onAccept = (conn) => {
+    const read = conn.read.bind(conn);
+    let first = true;
+    conn.read = (into) => {
+      if (first) buffers.add(into);
+      first = false;
+      return read(into);
+    };
+  };
+  return buffers;
+}
+
+inMemory(
+  "a read buffer is used again, however its exchange ended",
+  { timeout: 100 },
+  async (service) => {
+    const { connect, exchange, outcomes, clock } = service;
+    const buffers = messageBuffers(service);
+    await exchange("hoge");
+    (await greeted(connect)).close();
+    await outcomes(2);
+    (await greeted(connect)).reset();
+    await greeted(connect);
+    await clock.run(outcomes(4));
+    await exchange("fuga");
+    const expected = ["echoed", "eof", "reset", "timeout", "echoed"];
+    assertEquals(await outcomes(5), expected);
+    assertEquals(buffers.size, 1);
+  },
+);
+
+for (
+  const [what, maxBytes, least, most] of [
+    ["all of 200 buffers of 1 kB are kept", 1024, 200, 200],
+    ["of 200 buffers of 1 MiB, 16 MiB at most are kept", 1 << 20, 0, 16],
+  ] as const
+) {
+  inMemory(what, { maxBytes }, async (service) => {
+    const { connectMany, outcomes } = service;
+    const buffers = messageBuffers(service);
+    const crowd = async (size: number) => {
+      const clients = await connectMany(200);
+      await turns(); // all of them are being read
+      for (const client of clients) client.close();
+      await outcomes(size);
+      return buffers.size;
+    };
+    const kept = await crowd(200) + 200 - await crowd(400);
+    assert(kept >= least && kept <= most, `${kept} are kept`);
+  });
+}
+
+inSmall(
+  "a read buffer is never shared",
+  { greeting: "g".repeat(60) },
+  async ({ exchange, connect }) => {
+    await exchange("a");
+    const slow = await connect();
+    await send(slow, "b".repeat(100)); // most of its echo must wait
+    await exchange("c".repeat(100));
+    assertEquals(await readText(slow), "g".repeat(60) + "b".repeat(100));
+  },
+);
+
+// ------------------------------------------------------------------ the greeting
+
+const BYTES = new Uint8Array([0, 255, 13]);
+for (
+  const [what, greeting, sent] of [
+    ["text is sent as UTF-8", "é€😀", "é€😀"],
+    ["bytes is sent as it was at the start", BYTES, BYTES.slice()],
+    ["a Node.js Buffer is copied too", Buffer.from("hello"), "hello"],
+    ["nothing is not sent", "", ""],
+  ] as const
+) {
+  Deno.test(`a greeting of ${what}`, async () => {
+    await using service = start(memoryNetwork(), { greeting });
+    if (typeof greeting !== "string") greeting.fill(88);
+    const client = await service.connect();
+    await client.closeWrite();
+    const expected = typeof sent === "string" ? bytesOf(sent) : sent;
+    assertEquals(await readAll(client), expected);
+  });
+}
+
+for (const [timeout, expected] of [[0, [true]], [60_000, []]] as const) {
+  inMemory(
+    `timeout: ${timeout} and TCP keep-alive`,
+    { timeout },
+    async (service) => {
+      const { network: { listener }, exchange } = service;
+      const calls: boolean[] = [];
+      const setKeepAlive = (on: boolean) => {
+        calls.push(on);
+        throw new Deno.errors.BadResource("gone already");
+      };
+      listener.onAccept = (conn) => Object.assign(conn, { setKeepAlive });
+      assertEquals(await exchange("hoge"), GREETING + "hoge");
+      assertEquals(calls, expected);
+    },
+  );
+}
