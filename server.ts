@@ -860,7 +860,8 @@ class Acceptor {
         pendingMs += performance.now() - before;
         idle = isIdle ? idle + 1 : 0;
       } else {
-        await changed.wait(); // others are served first: nothing is empty
+        // Others are served first: nobody in the queue is given up.
+        while (!this.#isPending && !this.#isClosed) await changed.wait();
         idle = 0;
       }
     }
