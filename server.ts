@@ -44,7 +44,7 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
   const settings = settingsOrClose(listener, options);
   const { mode, maxConnections, grace, signal } = settings;
   const clients = new Clients(settings);
-  const acceptor = new Acceptor(listener, clients, settings.onAcceptError);
+  const acceptor = new Acceptor(listener, clients);
   let events: ReadableStreamDefaultController<NetEvent>;
   const queue = new ReadableStream<NetEvent>({
     start: (c) => void (events = c),
@@ -769,7 +769,6 @@ class Acceptor {
   queueServed: Promise<void> | undefined;
   readonly #listener: Listener;
   readonly #clients: Clients;
-  readonly #onError: (error: unknown) => unknown;
   #attempts = 0;
   #isPending = false;
   #isClosed = false;
@@ -777,14 +776,9 @@ class Acceptor {
   #failures = 0;
   #hopeless = 0;
 
-  constructor(
-    listener: Listener,
-    clients: Clients,
-    onError: (error: unknown) => unknown,
-  ) {
+  constructor(listener: Listener, clients: Clients) {
     this.#listener = listener;
     this.#clients = clients;
-    this.#onError = onError;
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<Client, void> {
@@ -792,7 +786,8 @@ class Acceptor {
       try {
         this.#begin();
         for await (const conn of this.#listener) {
-          yield this.#succeed(conn);
+          const client = this.#open(conn);
+          if (client) yield client;
           this.#begin();
         }
         this.#close();
@@ -809,11 +804,16 @@ class Acceptor {
     this.#clients.changed.notify();
   }
 
-  #succeed(conn: Conn): Client {
+  #open(conn: Conn): Client | undefined {
     this.#isPending = false;
     this.#failures = this.#hopeless = 0;
     this.accepted++;
-    return this.#clients.open(conn);
+    try {
+      return this.#clients.open(conn);
+    } catch (error) { // a connection of your own may have no address
+      attempt(() => conn.close());
+      report(this.#clients.settings.onAcceptError, error);
+    }
   }
 
   /** Waits for a connection to end or a shutdown to begin, but not for long. */
@@ -824,7 +824,7 @@ class Acceptor {
       if (this.#failures % PACE.every === 0) await nextTurn();
       return;
     }
-    report(this.#onError, error);
+    report(this.#clients.settings.onAcceptError, error);
     const { size, changed } = this.#clients;
     const wasStopping = this.queueServed !== undefined;
     // Neither the listener nor a client will let an accept succeed.
