@@ -2,13 +2,12 @@
 
 import { assert, assertEquals } from "@std/assert";
 import { GREETING } from "../testing/bytes.ts";
-import { ask, type Conn } from "../testing/clients.ts";
-import { needs } from "../testing/needs.ts";
-import { start } from "../testing/service.ts";
+import { ask, type Conn, exchange } from "../testing/clients.ts";
+import { withCommand } from "../testing/needs.ts";
+import { ServerProcess } from "../testing/processes.ts";
 import { inEachMode, inMemory, MODES } from "../testing/spec.ts";
-import { turns } from "../testing/timing.ts";
+import { Inbox, turns } from "../testing/timing.ts";
 import type { MemoryListener } from "../testing/memory_network.ts";
-import { TRANSPORTS } from "../testing/transports.ts";
 
 /** From now on an accept takes two turns of 1 ms, and a newcomer arrives. */
 function arriveForEver(
@@ -70,21 +69,27 @@ inMemory(
   },
 );
 
-for (const { name, permissions, others, open } of TRANSPORTS.slice(1)) {
-  for (const mode of MODES) {
-    const title = `${name}, ${mode}: an abort does not wait for newcomers`;
-    needs(permissions, others, title, async () => {
-      await using service = start(await open(), { mode });
-      const { server, exchange, exchanges, abort } = service;
-      const arriving = setInterval(() => exchange("hoge").catch(() => {}), 3);
-      const { length } = await exchanges.waitFor(20);
-      abort();
+for (const mode of MODES) {
+  withCommand(
+    `TCP, ${mode}: a grace of 0 does not wait for newcomers`,
+    async () => {
+      await using command = new ServerProcess([
+        "-p0",
+        "--grace=0",
+        "--mode",
+        mode,
+      ]);
+      const port = await command.ready();
+      const ends = new Inbox<string>();
+      const arrive = () => exchange(port, "hoge").then(ends.push, ends.push);
+      const arriving = setInterval(arrive, 3);
+      await ends.waitFor(50);
+      const { length } = ends.all;
+      command.kill("SIGTERM");
       // Half a second is under 200 newcomers.
-      const many = exchanges.waitFor(length + 600).then(() => "many");
-      const end = await Promise.race([many, server.finished]);
+      const many = ends.waitFor(length + 1000).then(() => "many newcomers");
+      assertEquals(await Promise.race([many, command.code()]), 0);
       clearInterval(arriving);
-      await server.finished;
-      assertEquals(end, undefined);
-    });
-  }
+    },
+  );
 }
