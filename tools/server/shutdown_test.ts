@@ -139,6 +139,18 @@ inMemory("closing the listener starts the grace", {}, async (service) => {
 });
 
 inMemory(
+  "closing the listener during one leaves no timer",
+  {},
+  async (service) => {
+    const { network: { listener }, server, clock } = service;
+    const stopped = server.shutdown();
+    listener.close();
+    await stopped;
+    assertEquals(clock.pending, 0);
+  },
+);
+
+inMemory(
   "a timeout stays one if an abort follows",
   { greeting: new Uint8Array(1 << 20), timeout: 100 },
   async ({ connect, server, outcomes, abort, clock }) => {
