@@ -59,21 +59,6 @@ export function ratios(
   };
 }
 
-/** Every round, without the commands: they name paths of this machine. */
-export function toJson({ rows, options, ...rest }: Comparison): string {
-  const { rounds, clients, seconds, warmUp, held } = options;
-  const servers = rows.map(({ server: { name, label }, samples }) => ({
-    name,
-    label,
-    samples,
-  }));
-  return JSON.stringify(
-    { rounds, clients, seconds, warmUp, held, ...rest, servers },
-    null,
-    2,
-  );
-}
-
 /** The comparison in Markdown: a heading, the versions and the table. */
 export function toMarkdown(comparison: Comparison): string {
   const { options, rows } = comparison;
@@ -100,7 +85,9 @@ function heading({ options, skipped, rows }: Comparison): string {
     ? `${held} idle clients`
     : `${clients} clients at once, ${seconds} s a round`;
   const missing = skipped.map(({ name, why }) => ` ${name}: ${why}, skipped.`);
-  const times = rounds === 1 ? "one round" : `medians of ${rounds} rounds`;
+  const times = rounds === 1
+    ? "one round, which has no spread: no difference is clear"
+    : `medians of ${rounds} rounds`;
   return `**${what}, ${times}.** ` +
     `Ratios are to "${rows[0].server.label}".${missing.join("")}`;
 }
@@ -114,6 +101,7 @@ function versionLine(versions: Versions): string {
     `Deno ${Deno.version.deno}`,
     `Go ${number(versions.go)}`,
     versions.cc,
+    `Rust ${number(versions.cargo)}`,
     `Node ${number(versions.node)}`,
     `Bun ${number(versions.bun)}`,
     `this service at ${versions.commit ?? "an unknown commit"}`,
@@ -125,9 +113,10 @@ function cells(columns: Column[], samples: Sample[], base: number[]): string[] {
     format(median(valuesOf(samples, key)), digits)
   );
   const ratio = ratios(valuesOf(samples, columns[0].key), base);
+  const spread = samples.length > 1 ? [ratio.min, ratio.max] : [NaN, NaN];
   return [
     first,
-    ...[ratio.median, ratio.min, ratio.max].map((value) => format(value, 2)),
+    ...[ratio.median, ...spread].map((value) => format(value, 2)),
     ...others,
     `${sum(samples.map(({ exchanges }) => exchanges))}`,
     `${sum(samples.map(failureCount))}`,
@@ -145,7 +134,7 @@ const sum = (values: number[]) => values.reduce((a, b) => a + b, 0);
 export const failureCount = ({ failures }: Sample): number =>
   sum(Object.values(failures));
 
-/** A ratio to nothing is not a number. */
+/** Neither a ratio to nothing nor the spread of one round is a number. */
 const format = (value: number, digits: number) =>
   Number.isFinite(value) ? value.toFixed(digits) : "-";
 
