@@ -12,6 +12,7 @@
 import { runTool } from "../testing/tool.ts";
 import { describeFailures, Meter, PROCESSORS } from "./measure.ts";
 import { HELP, type Options, parseOptions } from "./options.ts";
+import { draw } from "./picture.ts";
 import { type Comparison, failureCount, toMarkdown } from "./report.ts";
 import { cc, prepare, type Server } from "./servers.ts";
 import { output } from "./session.ts";
@@ -123,5 +124,8 @@ await runTool("compare", async (args, signal) => {
   }
   const comparison = await compare(options, signal);
   await print(comparison, signal);
+  if (options.svg !== undefined) {
+    await Deno.writeTextFile(options.svg, draw(comparison));
+  }
   return reportFailures(comparison) ? 1 : 0;
 });

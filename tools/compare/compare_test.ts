@@ -64,7 +64,13 @@ async function lastRow(
 withCompare(
   "compare: loads this service without an error",
   async (tempDir) => {
-    const row = await lastRow([...TINY, "--clients=4"], tempDir);
+    const svg = `${tempDir}/a.svg`;
+    const row = await lastRow(
+      [...TINY, "--clients=4", "--svg", svg],
+      tempDir,
+    );
+    assertStringIncludes(await Deno.readTextFile(svg), ">this service</text>");
+    await Deno.remove(svg);
     assertEquals(row.server, "this service");
     assertEquals(row.errors, "0");
     assert(Number(row.exchanges) >= 4);

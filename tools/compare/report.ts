@@ -46,18 +46,22 @@ export function median(values: number[]): number {
     : (sorted[middle - 1] + sorted[middle]) / 2;
 }
 
-/** The ratio of each value to the base's of the same round. */
-export function ratios(
-  values: number[],
-  base: number[],
-): { min: number; median: number; max: number } {
-  const all = values.map((value, round) => value / base[round]);
-  return {
-    min: Math.min(...all),
-    median: median(all),
-    max: Math.max(...all),
-  };
+/** The median of some rounds, between the lowest and the highest. */
+export interface Spread {
+  min: number;
+  median: number;
+  max: number;
 }
+
+export const spread = (values: number[]): Spread => ({
+  min: Math.min(...values),
+  median: median(values),
+  max: Math.max(...values),
+});
+
+/** The ratio of each value to the base's of the same round. */
+export const ratios = (values: number[], base: number[]): Spread =>
+  spread(values.map((value, round) => value / base[round]));
 
 /** The comparison in Markdown: a heading, the versions and the table. */
 export function toMarkdown(comparison: Comparison): string {
@@ -86,7 +90,7 @@ function heading({ options, skipped, rows }: Comparison): string {
     : `${clients} clients at once, ${seconds} s a round`;
   const missing = skipped.map(({ name, why }) => ` ${name}: ${why}, skipped.`);
   const times = rounds === 1
-    ? "one round, which has no spread: no difference is clear"
+    ? "one round, which has no spread: it shows no clear difference"
     : `medians of ${rounds} rounds`;
   return `**${what}, ${times}.** ` +
     `Ratios are to "${rows[0].server.label}".${missing.join("")}`;
@@ -113,10 +117,10 @@ function cells(columns: Column[], samples: Sample[], base: number[]): string[] {
     format(median(valuesOf(samples, key)), digits)
   );
   const ratio = ratios(valuesOf(samples, columns[0].key), base);
-  const spread = samples.length > 1 ? [ratio.min, ratio.max] : [NaN, NaN];
+  const range = samples.length > 1 ? [ratio.min, ratio.max] : [NaN, NaN];
   return [
     first,
-    ...[ratio.median, ...spread].map((value) => format(value, 2)),
+    ...[ratio.median, ...range].map((value) => format(value, 2)),
     ...others,
     `${sum(samples.map(({ exchanges }) => exchanges))}`,
     `${sum(samples.map(failureCount))}`,
@@ -126,7 +130,8 @@ function cells(columns: Column[], samples: Sample[], base: number[]): string[] {
 const RATIO = ["ratio", "ratio, min", "ratio, max"];
 const TOTALS = ["exchanges", "errors"];
 
-const valuesOf = (samples: Sample[], key: string) =>
+/** The values of a column, round by round. */
+export const valuesOf = (samples: Sample[], key: string) =>
   samples.map(({ values }) => values[key]);
 
 const sum = (values: number[]) => values.reduce((a, b) => a + b, 0);
