@@ -112,12 +112,12 @@ export class Meter {
       this.#generatorCommand(port, held, "hold"),
       { signal: this.#signal, stdin: "piped" },
     );
-    const lines = generator.stdout.pipeThrough(new TextDecoderStream())
+    const lines = generator.child.stdout.pipeThrough(new TextDecoderStream())
       .getReader();
     const { value: first = "" } = await lines.read(); // when it holds them
     await delay(seconds * 1000, undefined, { signal: this.#signal });
     const during = await residentMemory(session, this.#signal);
-    await generator.stdin.close(); // lets them finish
+    await generator.child.stdin.close(); // lets them finish
     const { value: last = "" } = await lines.read();
     const { exchanges, failures } = this.#parse(last);
     const greeted = Number(first.match(/^held (\d+)/)?.[1]);

@@ -38,10 +38,6 @@ export function traceMode(
   return traceTwoClients([...main, "--port", "0", "--mode", mode], signal);
 }
 
-/** Runs go, with its own cache where it would find no place for one. */
-const RUN_GO = `[ "$GOCACHE$XDG_CACHE_HOME$HOME" ] || export GOCACHE="$0"
-exec go "$@"`;
-
 /** Builds a server written in Go, and traces it. */
 export async function traceGo(
   file: string,
@@ -50,8 +46,8 @@ export async function traceGo(
   const dir = await Deno.makeTempDir();
   try {
     const build = ["build", "-ldflags=-s -w", "-o", `${dir}/server`, file];
-    const { success, stderr } = await new Deno.Command("sh", {
-      args: ["-c", RUN_GO, `${dir}/cache`, ...build],
+    const { success, stderr } = await new Deno.Command("go", {
+      args: build,
       env: { GOTMPDIR: dir },
       signal,
     }).output();
