@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
 import { parseOptions, UsageError } from "../../main.ts";
-import { Random } from "../fuzz/script.ts";
+import { Random } from "../testing/random.ts";
 import { bytesOf, GREETING } from "../testing/bytes.ts";
 import { needs } from "../testing/needs.ts";
 

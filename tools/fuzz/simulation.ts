@@ -6,6 +6,7 @@
 
 import type { Conn, Exchange, Listener, serve } from "../../server.ts";
 import { type MemoryConn, MemoryListener } from "../testing/memory_network.ts";
+import { Random } from "../testing/random.ts";
 import { type Moment, VirtualClock } from "../testing/virtual_clock.ts";
 import type { ClientEvent } from "./model.ts";
 import {
@@ -13,7 +14,6 @@ import {
   type ClientScript,
   type Control,
   greetingByte,
-  Random,
   type Script,
   type Step,
 } from "./script.ts";
