@@ -1,8 +1,11 @@
+/** The options: which are accepted, and how the others are refused. */
+
 import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
 import { parseOptions, UsageError } from "../../main.ts";
-import { Random } from "../testing/random.ts";
+import { redirected, runMain, ServerProcess } from "../testing/processes.ts";
 import { bytesOf, GREETING } from "../testing/bytes.ts";
-import { needs } from "../testing/needs.ts";
+import { needs, withCommand } from "../testing/needs.ts";
+import { Random } from "../testing/random.ts";
 
 Deno.test("options: the defaults", () => {
   assertEquals(parseOptions([]), {
@@ -219,4 +222,55 @@ Deno.test("options: thousands of generated argument lists", () => {
     }
   }
   assert(accepted > 500 && refused > 500, `${accepted}, ${refused}`);
+});
+
+withCommand("options: --help and --version", async () => {
+  await using help = new ServerProcess(["--help"]);
+  await using version = new ServerProcess(["-V"]);
+  assertEquals([await help.code(), await version.code()], [0, 0]);
+  assertEquals(help.stderr.all.length + version.stderr.all.length, 0);
+  const { version: is } = JSON.parse(
+    await Deno.readTextFile(new URL("../../deno.json", import.meta.url)),
+  );
+  assertEquals(version.stdout.all, [`echo-server ${is}`]);
+  assertEquals(help.stdout.all[0], `echo-server ${is}`);
+});
+
+withCommand("options: the README shows what --help prints", async () => {
+  await using help = new ServerProcess(["--help"]);
+  await help.code();
+  const readme = await Deno.readTextFile(
+    new URL("../../README.md", import.meta.url),
+  );
+  const shown = readme.match(/\$ .* --help\n([^]*?)```/)?.[1] ?? "";
+  assertEquals(shown.trimEnd().split("\n"), help.stdout.all);
+  assert(help.stdout.all.every((line) => line.length <= 80));
+});
+
+withCommand("options: --help on a full disk is one line", async () => {
+  await using command = new ServerProcess(
+    ["--help"],
+    redirected(">/dev/full", runMain()),
+  );
+  assertEquals(await command.code(), 1);
+  assertEquals(command.stderr.all, [
+    "echo-server: cannot write to stdout: no space left on device",
+  ]);
+});
+
+withCommand("options: a usage error on a full disk exits with 2", async () => {
+  await using command = new ServerProcess(
+    ["--port=x"],
+    redirected("2>/dev/full", runMain()),
+  );
+  assertEquals(await command.code(), 2);
+});
+
+withCommand("options: a usage error is one line and exit code 2", async () => {
+  await using command = new ServerProcess(["--port", "1e3"]);
+  assertEquals(await command.code(), 2);
+  assertEquals(command.stdout.all, []);
+  assertEquals(command.stderr.all, [
+    'echo-server: --port: "1e3" is not a whole number from 0 to 65535; try --help',
+  ]);
 });
