@@ -158,7 +158,8 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
       drain(client, LINGER.ms).then(() => close(client));
     } else close(client);
     const { remoteAddr: remote } = client.conn;
-    report(settings.onExchange, { remote, outcome, bytes, ms });
+    const error = outcome === "error" ? { error: failure } : {};
+    report(settings.onExchange, { remote, outcome, bytes, ms, ...error });
   }
 
   /** Discards data that, left unread, would turn the close into a reset. */
@@ -361,6 +362,8 @@ export interface Exchange {
   bytes: number;
   /** Milliseconds from the accept until the outcome is known. */
   ms: number;
+  /** What went wrong, if the outcome is `error`. */
+  error?: unknown;
 }
 
 /**
