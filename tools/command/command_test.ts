@@ -37,7 +37,10 @@ withCommand(
     command.kill("SIGTERM");
     assertEquals(await command.code(), 0);
     const [, shutdown, summary] = command.stderr.all;
-    assertMatch(shutdown, /Z shutdown signal=SIGTERM clients=0 grace=10$/);
+    assertMatch(
+      shutdown,
+      /Z shutdown signal=SIGTERM clients=0 grace_ms=10000$/,
+    );
     assertMatch(
       summary,
       /Z summary echoed=1 eof=0 timeout=0 reset=0 shutdown=0 error=0$/,

@@ -42,7 +42,10 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
         const sinceSignal = stopwatch();
         command.kill(signal);
         command.kill(signal);
-        assertMatch(await command.event("shutdown"), / clients=50 grace=10$/);
+        assertMatch(
+          await command.event("shutdown"),
+          / clients=50 grace_ms=10000$/,
+        );
         command.kill(signal);
         const echoes = await Promise.all(
           clients.map((conn) => ask(conn, "last words").catch(String)),
@@ -108,7 +111,7 @@ withTerminal(
     using clients = await greetMany(Number(port), 20);
     await terminal.type("\x03");
     await terminal.shows(
-      /shutdown signal=SIGINT clients=20 grace=10 \(Ctrl-C again quits at once\)\r/,
+      /shutdown signal=SIGINT clients=20 grace_ms=10000 \(Ctrl-C again quits at once\)\r/,
     );
     for (const conn of clients) {
       assertEquals(await ask(conn, "hoge"), "hoge");
@@ -150,7 +153,7 @@ withTerminal("signals: with --json, Ctrl-C prints no hint", async () => {
   );
   await terminal.shows(/"listening".*}\r/);
   await terminal.type("\x03");
-  await terminal.shows(/"signal":"SIGINT","clients":0,"grace":10}\r/);
+  await terminal.shows(/"signal":"SIGINT","clients":0,"grace_ms":10000}\r/);
   assertEquals(await terminal.code(), 0);
 });
 
@@ -161,6 +164,6 @@ withTerminal("signals: SIGTERM prints no hint about Ctrl-C", async () => {
   const [, pid] = await terminal.shows(/pid=(\d+)\r/);
   await terminal.shows(/listening on/);
   Deno.kill(Number(pid), "SIGTERM");
-  await terminal.shows(/shutdown signal=SIGTERM clients=0 grace=10\r/);
+  await terminal.shows(/shutdown signal=SIGTERM clients=0 grace_ms=10000\r/);
   assertEquals(await terminal.code(), 0);
 });
