@@ -1,12 +1,8 @@
 /** What the command can listen on, and with which permissions. */
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import {
-  runMain,
-  runMainLimited,
-  ServerProcess,
-} from "../testing/processes.ts";
-import { bytesOf, GREETING, textOf } from "../testing/bytes.ts";
+import { runMain, ServerProcess } from "../testing/processes.ts";
+import { GREETING } from "../testing/bytes.ts";
 import {
   ask,
   connect,
@@ -14,17 +10,107 @@ import {
   exchange,
   greetMany,
   readExactly,
-  readText,
 } from "../testing/clients.ts";
-import {
-  exists,
-  type Need,
-  needs,
-  queueOf,
-  withCommand,
-} from "../testing/needs.ts";
-import { delay, stopwatch, tryWithin, turn } from "../testing/timing.ts";
+import { IPV6, needs, withCommand } from "../testing/needs.ts";
+import { turn } from "../testing/timing.ts";
 import { createCertificate } from "../testing/transports.ts";
+
+withCommand(
+  "listening: a system error is one line and exit code 1",
+  async () => {
+    using taken = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+    const { port } = taken.addr;
+    const cases: [string[], string, string[]?][] = [
+      [
+        ["--host", "127.0.0.1", "--port", `${port}`],
+        `127.0.0.1:${port}: the port is in use`,
+      ],
+      [
+        ["--host", "192.0.2.1", "--port", "0"],
+        "192.0.2.1:0: this machine does not have that address",
+      ],
+      [["--host", "a b\n", "--port", "0"], "a b :0: invalid host"],
+      [
+        ["--host", "a\x1b[31m", "--port", "0"],
+        String.raw`a\u001b[31m:0: invalid host 'a\u001b[31m'`,
+      ],
+      [
+        ["--port", "0"],
+        "0.0.0.0:0: run it with --allow-net=0.0.0.0:0",
+        runMain(),
+      ],
+      [
+        ["--port", "31002"],
+        "0.0.0.0:31002: run it with --allow-net=0.0.0.0:31002",
+        runMain("--allow-net=0.0.0.0:31001"),
+      ],
+    ];
+    for (const [args, why, program] of cases) {
+      await using command = new ServerProcess(args, program);
+      assertEquals(await command.code(), 1);
+      assertEquals(command.stdout.all, []);
+      assertEquals(command.stderr.all.length, 1, `${command.stderr.all}`);
+      const line = `echo-server: cannot listen on ${why}`;
+      assertEquals(command.stderr.all[0].slice(0, line.length), line);
+    }
+  },
+);
+
+withCommand(
+  "listening: it needs no permission except for its address and port",
+  async () => {
+    await using command = new ServerProcess(
+      ["--host", "127.0.0.1", "--port", "0"],
+      runMain("--allow-net=127.0.0.1:0"),
+    );
+    await command.ready();
+  },
+);
+
+needs(
+  ["net", "run", "read"],
+  [IPV6],
+  "listening: an IPv6 address is in brackets",
+  async () => {
+    await using command = new ServerProcess(["--host", "::1", "--port", "0"]);
+    await command.ready();
+    assertMatch(command.stdout.all[0], /listening on \[::1\]:\d+$/);
+  },
+);
+
+if (Deno.build.os === "linux") {
+  withCommand(
+    "listening: --reuse-port, two share a port and either may stop",
+    async () => {
+      await using one = new ServerProcess(["-p0", "--reuse-port"]);
+      const port = await one.ready();
+      await using two = new ServerProcess(["-p", `${port}`, "--reuse-port"]);
+      await two.ready();
+      await using alone = new ServerProcess(["-p", `${port}`]);
+      assertEquals(await alone.code(), 1); // whoever does not share is refused
+
+      using inProgress = await greetMany(port, 100);
+      one.kill("SIGTERM");
+      await one.event("shutdown");
+      for (const conn of inProgress) {
+        assertEquals(await ask(conn, "hoge"), "hoge");
+      }
+      assertEquals(await one.code(), 0);
+      for (let i = 0; i < 100; i++) { // from now on the other takes all
+        assertEquals(await exchange(port, "hoge"), GREETING + "hoge");
+      }
+      two.kill("SIGTERM");
+      assertEquals(await two.code(), 0);
+
+      const echoed = await Promise.all([one, two].map(async (command) => {
+        const summary = await command.event("summary");
+        return Number(summary.match(/echoed=(\d+) .* error=0$/)?.[1]);
+      }));
+      assert(echoed.every((count) => count > 10), `${echoed}`);
+      assertEquals(echoed[0] + echoed[1], 200);
+    },
+  );
+}
 
 /** A folder with a key, a certificate, and what is neither. */
 async function pemFiles() {
@@ -342,109 +428,3 @@ withUnix("a refusal is one line that names the path", async () => {
   assertEquals(await Deno.readTextFile(taken), ""); // it was left alone
   await Deno.remove(dir, { recursive: true });
 });
-
-needs(
-  ["net", "run", "read"],
-  [queueOf(150)],
-  "out of file descriptors when the grace ends: the queue gets a clean EOF",
-  async () => {
-    await using command = new ServerProcess(
-      ["-p0", "--grace=0.3"],
-      runMainLimited(),
-    );
-    const port = await command.ready();
-    using _silent = await connectMany(port, 50);
-    await command.event("accept-error");
-    using queued = await connectMany(port, 100);
-    await Promise.all(
-      queued.map((conn) => conn.write(bytesOf("hoge"))),
-    );
-    command.kill("SIGTERM");
-    for (const conn of queued) {
-      assertEquals(await readText(conn), ""); // a reset would reject
-    }
-    assertEquals(await command.code(), 0);
-  },
-);
-
-withCommand(
-  "stopped for longer than the timeout: data that had arrived is echoed",
-  () =>
-    tryWithin([1, 4, 16], async (timeout) => {
-      await using command = new ServerProcess(["-p0", `--timeout=${timeout}`]);
-      const port = await command.ready();
-      const sinceConnect = stopwatch();
-      // So many that they cannot all be read in one turn of the event loop.
-      using clients = await greetMany(port, 1000);
-      command.kill("SIGSTOP");
-      if (sinceConnect() >= timeout) return "late";
-      const sinceStop = stopwatch();
-      await Promise.all(clients.map((conn) => conn.write(bytesOf("hoge"))));
-      while (sinceStop() < timeout + 0.1) {
-        await delay(100);
-      }
-      command.kill("SIGCONT");
-      const echoes = await Promise.all(clients.map(readText));
-      assertEquals(echoes, clients.map(() => "hoge"));
-    }),
-);
-
-/** Kills a listening socket, and says whether it could. */
-function killSocket(port: number): boolean {
-  const { stdout } = new Deno.Command("ss", {
-    args: ["-H", "-K", "-ltn", `sport = :${port}`],
-    stderr: "null",
-  }).outputSync();
-  return textOf(stdout).includes(`:${port}`);
-}
-
-const SS_KILL: Need = {
-  name: "ss -K (root, and a kernel that allows it)",
-  isMet() {
-    if (!exists("ss")) return false;
-    using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-    return killSocket(listener.addr.port);
-  },
-};
-
-needs(
-  ["net", "run", "read"],
-  [SS_KILL],
-  "a listener that has died ends the command with 1",
-  async () => {
-    await using command = new ServerProcess(["-p0"]);
-    const port = await command.ready();
-    using client = await connect(port);
-    await readExactly(client, GREETING.length);
-    assert(killSocket(port));
-    assertEquals(await ask(client, "hoge"), "hoge");
-    assertEquals(await command.code(), 1);
-    const retries = command.stderr.all.slice(0, -2); // one a second
-    const [failed, summary] = command.stderr.all.slice(-2);
-    const error = 'error="Invalid argument (os error 22)"';
-    assert(retries.length > 0);
-    assert(retries.every((line) => line.endsWith(` accept-error ${error}`)));
-    assert(failed.endsWith(` accept-failed ${error}`));
-    assertMatch(summary, / summary echoed=1 /);
-  },
-);
-
-needs(
-  ["net", "run", "read"],
-  ["ss"],
-  "--timeout 0 turns TCP keep-alive on, as ss shows",
-  async () => {
-    for (const [timeout, expected] of [["0", true], ["60", false]] as const) {
-      await using command = new ServerProcess(["-p0", "--timeout", timeout]);
-      const port = await command.ready();
-      using client = await connect(port);
-      await readExactly(client, GREETING.length);
-      const { stdout } = await new Deno.Command("ss", {
-        args: ["-Htno", `sport = :${port}`],
-      }).output();
-      assertEquals(textOf(stdout).includes("timer:(keepalive"), expected);
-      assertEquals(await exchange(port, "hoge"), `${GREETING}hoge`);
-      assert(textOf(stdout).includes("ESTAB"));
-    }
-  },
-);

@@ -106,3 +106,13 @@ export async function exchange(port: number, message: string): Promise<string> {
   using conn = await connect(port);
   return await ask(conn, message);
 }
+
+/** So many exchanges, from 16 clients at once. Every byte is checked. */
+export async function exchangeMany(port: number, count: number): Promise<void> {
+  let next = 0;
+  await Promise.all(Array.from({ length: 16 }, async () => {
+    for (let i; (i = next++) < count;) {
+      assertEquals(await exchange(port, `${i}`), `${GREETING}${i}`);
+    }
+  }));
+}
