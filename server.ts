@@ -47,7 +47,9 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
   const acceptor = new Acceptor(listener, clients);
   let events: ReadableStreamDefaultController<NetEvent>;
   const queue = new ReadableStream<NetEvent>({
-    start: (c) => void (events = c),
+    start(controller) {
+      events = controller;
+    },
   });
 
   /** Accepts until the listener is closed, then waits for the last client. */
@@ -425,6 +427,8 @@ export interface EchoServer<A extends Deno.Addr = Deno.Addr>
   shutdown(): Promise<void>;
 }
 
+// docs/design.md tells how each of these numbers was found.
+
 /**
  * Pacing: after one accept in `every`, wait for its greeting, up to `ms`.
  * Otherwise a crowd makes Deno poll thousands of connections in vain.
@@ -436,11 +440,12 @@ const PACE = { every: 16, ms: 50 };
  */
 const BACK_OFF = { first: 5, max: 1000, hopeless: 6 };
 /**
- * Linger for up to `ms`, about one retransmission, after a full read (more may
- * follow it), or if at least `bytes` were sent (less fits into any window).
+ * Linger for up to `ms`, time to send a lost packet again, after a full read
+ * (more may follow it), or if at least `bytes` were sent (less fits into any
+ * window).
  */
 const LINGER = { ms: 1000, bytes: 512 };
-/** How long to read on while a write is stuck: a round trip or two. */
+/** How long to read on while a write is stuck, in ms: a round trip or two. */
 const UNSTICK_MS = 50;
 /** The most bytes to discard: a client may send for ever. */
 const DISCARD_BYTES = 1 << 20;
@@ -454,9 +459,9 @@ const TICK = 20;
  */
 const TURNS = { idle: 4, max: 64 };
 /**
- * The kernel's queue counts as empty after `length` accepts (Linux holds no
- * more), or once an accept has been pending for `ms` in all: newcomers, who
- * keep arriving, would never let it run empty.
+ * At a shutdown, the kernel's queue counts as empty once an accept has waited
+ * for `ms` in all (newcomers never let it run empty for long), or after `length`
+ * accepts (the kernel holds no more).
  */
 const QUEUE = { length: 4096, ms: 500 };
 /**
@@ -473,8 +478,8 @@ type NetEvent = { type: "accept" | "read"; client: Client; n?: number | null };
 
 /** A connection, from the accept to the close. */
 class Client {
-  deadline: number;
   readonly #began = performance.now();
+  #deadline: number;
   readonly #conn: Conn;
   readonly #remote: Deno.Addr;
   readonly #clients: Clients;
@@ -490,13 +495,9 @@ class Client {
     this.#conn = conn;
     this.#remote = conn.remoteAddr;
     this.#clients = clients;
-    this.deadline = this.#began + clients.settings.timeout;
+    this.#deadline = this.#began + clients.settings.timeout;
     // Without a timeout, nothing else would detect a dead peer.
-    if (this.deadline === Infinity) attempt(() => conn.setKeepAlive?.(true));
-  }
-
-  get hasExpired(): boolean {
-    return this.#expired !== undefined;
+    if (this.#deadline === Infinity) attempt(() => conn.setKeepAlive?.(true));
   }
 
   greet(): Promise<void> {
@@ -509,9 +510,9 @@ class Client {
     return this.#conn.read(this.#buffer);
   }
 
-  echo(n: number | null): Promise<void> {
+  async echo(n: number | null): Promise<void> {
     this.#received = n;
-    return this.#write(this.#buffer!.subarray(0, n ?? 0));
+    await this.#write(this.#buffer!.subarray(0, n ?? 0));
   }
 
   /** Remembers why the exchange failed. */
@@ -533,10 +534,15 @@ class Client {
     report(settings.onExchange, exchange);
   }
 
+  /** When it expires, if all do by `end`. Once it has, it may be reading on. */
+  due(end: number): number {
+    return this.#expired ? this.#deadline : Math.min(this.#deadline, end);
+  }
+
   /** Its time is up: what is pending rejects, so that the exchange ends. */
-  expire(why: "timeout" | "shutdown"): void {
-    this.#expired ??= why;
-    this.deadline = Infinity;
+  expire(end: number): void {
+    this.#expired ??= this.#deadline > end ? "shutdown" : "timeout";
+    this.#deadline = Infinity;
     if (this.#isWriting) this.#unstick();
     else attempt(() => this.#conn.close());
   }
@@ -601,8 +607,8 @@ class Client {
 
   /** Discards data that, left unread, would turn the close into a reset. */
   async #discard(ms: number, prepare?: () => Promise<void>): Promise<void> {
-    this.deadline = performance.now() + ms;
-    this.#clients.wakeBy(this.deadline);
+    this.#deadline = performance.now() + ms;
+    this.#clients.wakeBy(this.#deadline);
     try {
       await prepare?.();
       for (let left = DISCARD_BYTES; left > 0;) {
@@ -650,8 +656,8 @@ class Clients {
   open(conn: Conn): Client {
     const client = new Client(conn, this);
     this.#open.add(client);
-    this.wakeBy(client.deadline);
-    if (this.#isOver) client.expire("shutdown");
+    if (this.#isOver) client.expire(this.#end);
+    this.wakeBy(client.due(this.#end));
     return client;
   }
 
@@ -702,20 +708,16 @@ class Clients {
   #expireOverdue(): void {
     const now = performance.now();
     this.#isOver ||= now >= this.#end;
-    for (const client of [...this.#open]) {
-      if (this.#due(client) > now) continue;
-      client.expire(client.deadline > this.#end ? "shutdown" : "timeout");
+    for (const client of this.#open) {
+      if (client.due(this.#end) <= now) client.expire(this.#end);
     }
-  }
-
-  #due(client: Client): number {
-    const { deadline, hasExpired } = client;
-    return hasExpired ? deadline : Math.min(deadline, this.#end);
   }
 
   #nextDue(): number {
     let next = this.#isOver ? Infinity : this.#end;
-    for (const client of this.#open) next = Math.min(next, this.#due(client));
+    for (const client of this.#open) {
+      next = Math.min(next, client.due(this.#end));
+    }
     return next;
   }
 
@@ -813,31 +815,32 @@ class Acceptor {
     } catch (error) { // a connection of your own may have no address
       attempt(() => conn.close());
       report(this.#clients.settings.onAcceptError, error);
+      return undefined;
     }
   }
 
   /** Waits for a connection to end or a shutdown to begin, but not for long. */
   async #recover(error: unknown): Promise<void> {
-    this.#failures++;
     // That client has gone, or its address is not UTF-8: accept the next.
     if (isDisconnect(error) || error instanceof Deno.errors.InvalidData) {
-      if (this.#failures % PACE.every === 0) await nextTurn();
+      if (this.#attempts % PACE.every === 0) await nextTurn();
       return;
     }
     report(this.#clients.settings.onAcceptError, error);
-    const { size, changed } = this.#clients;
-    const wasStopping = this.queueServed !== undefined;
+    const { size } = this.#clients;
+    const wasStopping = this.#isStopping;
     // Neither the listener nor a client will let an accept succeed.
     const isHopeless = isFatal(error) || (wasStopping && size === 0);
     this.#hopeless = isHopeless ? this.#hopeless + 1 : 0;
     if (this.#hopeless === BACK_OFF.hopeless) return this.#close();
-    const ms = BACK_OFF.first * 2 ** (this.#failures - 1);
-    await changed.until(
-      () =>
-        this.#clients.size < size ||
-        !wasStopping && this.queueServed !== undefined,
-      Math.min(ms, BACK_OFF.max),
-    );
+    const ms = Math.min(BACK_OFF.first * 2 ** this.#failures++, BACK_OFF.max);
+    const hasChanged = () =>
+      this.#clients.size < size || this.#isStopping !== wasStopping;
+    await this.#clients.changed.until(hasChanged, ms);
+  }
+
+  get #isStopping(): boolean {
+    return this.queueServed !== undefined;
   }
 
   /** Accepts the clients in the kernel's queue, then closes the listener. */
