@@ -84,7 +84,7 @@ Deno.test("picture: lanes show who waits, and for how long", () => {
   const [first, second, middle] = ["<begins>", "goes on", "waits"]
     .map((text) => Number(elements.find((one) => one.text === text)!.y));
   assert(second >= first + 17, "texts are not on top of each other");
-  assert(middle > Number(two.y) && middle < bottom(two));
+  assertEquals(middle, Number(two.y) + 55 + 4);
 });
 
 Deno.test("picture: bars show values and their spread", () => {
@@ -114,6 +114,7 @@ Deno.test("picture: bars show values and their spread", () => {
   assertEquals(Number(c.width), 2 * Number(go.width));
   assertEquals(boxes(elements, "one").map(({ width }) => width), ["0", "0"]);
   const spread = boxes(elements, "spread")[1];
-  assertEquals(Number(spread.x2) - Number(c.x), 2 * Number(c.width));
+  assertEquals(Number(spread.x1) - Number(c.x), Number(c.width) / 4);
+  assertEquals(Number(spread.x2) - Number(c.x), Number(c.width) * 2);
   assertEquals(boxes(elements, "dashed").length, 3);
 });
