@@ -7,7 +7,9 @@
 import { assert, assertEquals, assertStrictEquals } from "@std/assert";
 import { digits, GREETING, numbers } from "./tools/testing/bytes.ts";
 import {
+  answers,
   ask,
+  askEach,
   connectMany,
   greetMany,
   readAll,
@@ -244,11 +246,10 @@ spec("shutdown serves the queue", { maxConnections: 1 }, async (service) => {
   const { server, connect, connectMany, exchanges } = service;
   const first = await greeted(connect);
   const waiting = await connectMany(100);
-  const answers = waiting.map((client, i) => ask(client, `${i}`));
+  const asked = askEach(waiting);
   const stopped = server.shutdown();
   assertEquals(await ask(first, "first"), "first");
-  const expected = waiting.map((_, i) => `${GREETING}${i}`);
-  assertEquals(await Promise.all(answers), expected);
+  assertEquals(await asked, answers(100));
   await stopped;
   assertEquals(exchanges.all.length, 101);
 });
@@ -259,10 +260,9 @@ specOver([{ ...tcp, others: [queueOf(500)] }], UNBLOCKED)(
   async ({ server, connectMany }) => {
     // Their reads and writes compete with the accepts for the runtime's turns.
     const clients = await connectMany(500);
-    const answers = clients.map((client, i) => ask(client, `${i}`));
+    const asked = askEach(clients);
     await server.shutdown();
-    const expected = clients.map((_, i) => `${GREETING}${i}`);
-    assertEquals(await Promise.all(answers), expected);
+    assertEquals(await asked, answers(500));
   },
 );
 
@@ -345,11 +345,9 @@ overTls("failing and missing handshakes are isolated", {}, async (service) => {
 // ------------------------------------------------------------------- three modes
 
 unblocked("a silent client does not block others", {}, async (service) => {
-  const { connect, exchange } = service;
+  const { connect, connectMany } = service;
   await greeted(connect);
-  const answers = numbers(10).map((i) => exchange(`${i}`));
-  const expected = numbers(10).map((i) => `${GREETING}${i}`);
-  assertEquals(await Promise.all(answers), expected);
+  assertEquals(await askEach(await connectMany(10)), answers(10));
 });
 
 serial("the second client waits for the first", {}, async (service) => {

@@ -3,7 +3,7 @@
 import { assertEquals } from "@std/assert";
 import { serve } from "../../server.ts";
 import { GREETING } from "../testing/bytes.ts";
-import { ask, send } from "../testing/clients.ts";
+import { answers, askEach, send } from "../testing/clients.ts";
 import { MemoryListener } from "../testing/memory_network.ts";
 import { inEachMode, inMemory } from "../testing/spec.ts";
 import { turns } from "../testing/timing.ts";
@@ -42,10 +42,9 @@ inEachMode(
     assertEquals(await exchange("first"), GREETING + "first");
     const clients = await connectMany(2);
     await turns();
-    const answers = clients.map((client, i) => ask(client, `client ${i}`));
+    const asked = askEach(clients);
     await server.shutdown();
-    const expected = [`${GREETING}client 0`, `${GREETING}client 1`];
-    assertEquals(await Promise.all(answers), expected);
+    assertEquals(await asked, answers(2));
   },
 );
 

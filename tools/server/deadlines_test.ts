@@ -51,14 +51,26 @@ inMemory(
 inMemory("after a long stop, data may take some turns", {}, async (service) => {
   const { connect, outcomes, clock } = service;
   const clients = [];
-  for (let i = 0; i < 5; i++) clients.push(await greeted(connect));
+  for (let i = 0; i < 20; i++) clients.push(await greeted(connect));
   clock.now += 61_000;
   clock.advance(0);
   for (const client of clients) {
     await turns(3);
     await send(client, "hoge").catch(() => {}); // then its outcome tells
   }
-  assertEquals(await outcomes(5), Array(5).fill("echoed"));
+  assertEquals(await outcomes(20), Array(20).fill("echoed"));
+});
+
+inMemory("others delay a timeout for some turns only", {}, async (service) => {
+  const { connect, exchange, exchanges, clock } = service;
+  await greeted(connect);
+  clock.advance(60_000);
+  for (let i = 0; i < 100; i++) {
+    await exchange("hoge");
+    await turns(1);
+  }
+  const expired = exchanges.all.filter(({ outcome }) => outcome === "timeout");
+  assertEquals(expired.length, 1);
 });
 
 // Deno polls some 128 operations per turn.

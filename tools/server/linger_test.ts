@@ -57,7 +57,7 @@ inMemory("lingering ends after 1 MiB", {}, async ({ connect }) => {
 });
 
 inEachMode(
-  "a stuck write is drained for 50 ms",
+  "a stuck write gets 50 ms more",
   ({ lots }) => ({ greeting: digits(lots), timeout: 100 }),
   async ({ connect, exchanges, clock }) => {
     await connect();

@@ -5,6 +5,7 @@ import { serve } from "../../server.ts";
 import { digits, GREETING } from "../testing/bytes.ts";
 import {
   ask,
+  askEach,
   readAll,
   readExactly,
   readText,
@@ -35,15 +36,21 @@ inMemory(
 );
 
 inMemory("a shutdown serves 4096 clients in the queue", {}, async (service) => {
-  const { network, server, connectMany, outcomes } = service;
-  const connected = connectMany(4096);
+  const { network: { listener }, server, connectMany } = service;
+  const next = listener.next.bind(listener);
+  let accepts = 0;
+  listener.next = async () => { // not all of them in one turn
+    if (++accepts % 32 === 0) await turns(1);
+    return await next();
+  };
+  const connected = connectMany(5000);
   const stopped = server.shutdown();
-  assertEquals(network.listener.queued, 4095); // one was being waited for
-  const answers = (await connected).map((client) => ask(client, "hoge"));
+  assertEquals(listener.queued, 4999); // one was being waited for
+  const asked = askEach(await connected);
   await stopped;
-  const distinct = new Set(await Promise.all(answers));
-  assertEquals(distinct, new Set([`${GREETING}hoge`]));
-  assertEquals((await outcomes(4096)).length, 4096);
+  const echoed = (await asked).filter((text) => text.startsWith(GREETING));
+  // Newcomers must not hold it up for ever.
+  assert(echoed.length >= 4096 && echoed.length < 4200, `${echoed.length}`);
 });
 
 // Deno polls some 128 operations per turn, so an accept may take some turns.
@@ -182,7 +189,7 @@ inSmall(
 );
 
 inMemory(
-  "a stuck write is drained for 50 ms also when the grace is over",
+  "a stuck write gets 50 ms more, also when the grace is over",
   { greeting: new Uint8Array(1 << 20), grace: 0 },
   async ({ connect, server, abort, clock }) => {
     const client = await connect();

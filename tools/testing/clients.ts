@@ -101,6 +101,16 @@ export async function ask(conn: Conn, message: string): Promise<string> {
   return await readText(conn);
 }
 
+/** Each sends its number; returns all that each gets, or why it failed. */
+export function askEach(clients: Conn[]): Promise<string[]> {
+  const answer = (client: Conn, i: number) => ask(client, `${i}`).catch(String);
+  return Promise.all(clients.map(answer));
+}
+
+/** What each of so many clients should get then, if nobody has read before. */
+export const answers = (count: number) =>
+  numbers(count).map((i) => `${GREETING}${i}`);
+
 /** One whole exchange; returns everything that the service sent. */
 export async function exchange(port: number, message: string): Promise<string> {
   using conn = await connect(port);
