@@ -201,7 +201,7 @@ for (
   });
 }
 
-for (const [timeout, expected] of [[0, [true]], [60_000, []]] as const) {
+for (const timeout of [0, 60_000]) {
   inMemory(
     `timeout: ${timeout} and TCP keep-alive`,
     { timeout },
@@ -214,7 +214,7 @@ for (const [timeout, expected] of [[0, [true]], [60_000, []]] as const) {
       };
       listener.onAccept = (conn) => Object.assign(conn, { setKeepAlive });
       assertEquals(await exchange("hoge"), GREETING + "hoge");
-      assertEquals(calls, expected);
+      assertEquals(calls, timeout === 0 ? [true] : []);
     },
   );
 }

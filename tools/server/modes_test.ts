@@ -4,64 +4,56 @@ import { assert, assertEquals } from "@std/assert";
 import type { Mode } from "../../server.ts";
 import { GREETING } from "../testing/bytes.ts";
 import { ask, send } from "../testing/clients.ts";
+import { start } from "../testing/service.ts";
 import { greeted, specOver } from "../testing/spec.ts";
-import { memory } from "../testing/transports.ts";
+import { memory, memoryNetwork } from "../testing/transports.ts";
 import { turns } from "../testing/timing.ts";
 import { waitForQueue } from "./faults.ts";
 
 /**
- * Ten clients connect, and ten that have been greeted speak meanwhile. `then` is told
+ * Ten clients connect, and ten that have been greeted speak meanwhile. Returns
  * what the server begins to write, and after how many microtasks.
  */
-function reactions(
-  mode: Mode,
-  title: string,
-  then: (writes: [string, number][]) => void,
-) {
-  specOver([memory], [mode])(
-    title,
-    { greeting: "!" },
-    async ({ network: { listener }, connectMany }) => {
-      const writes: [string, number][] = [];
-      let microtasks = 0;
-      listener.onAccept = (conn) => {
-        const write = conn.write.bind(conn);
-        conn.write = (p) => {
-          writes.push([p[0] === 33 ? "greeting" : "echo", microtasks]);
-          return write(p);
-        };
-      };
-      const clients = await connectMany(10);
-      await turns();
-      writes.length = 0;
-      connectMany(10);
-      while (microtasks++ < 10) await undefined; // the first is accepted
-      for (const client of clients) send(client, "hoge");
-      while (microtasks++ < 1000) await undefined;
-      assertEquals(writes.length, 20);
-      then(writes);
-    },
-  );
+async function reactions(mode?: Mode): Promise<[string, number][]> {
+  const network = memoryNetwork();
+  const writes: [string, number][] = [];
+  let microtasks = 0;
+  network.listener.onAccept = (conn) => {
+    const write = conn.write.bind(conn);
+    conn.write = (p) => {
+      writes.push([p[0] === 33 ? "greeting" : "echo", microtasks]);
+      return write(p);
+    };
+  };
+  await using service = start(network, { mode, greeting: "!" });
+  const clients = await service.connectMany(10);
+  await turns();
+  writes.length = 0;
+  service.connectMany(10);
+  while (microtasks++ < 10) await undefined; // the first is accepted
+  for (const client of clients) send(client, "hoge");
+  while (microtasks++ < 1000) await undefined;
+  assertEquals(writes.length, 20);
+  return writes;
 }
 
-reactions("concurrent", "whoever speaks is answered at once", (writes) => {
-  const times = writes.filter(([what]) => what === "echo").map(([, time]) =>
-    time
-  );
-  assertEquals(new Set(times).size, 1); // each in its own task
-});
+for (const mode of ["concurrent", undefined] as const) {
+  Deno.test(`mode: ${mode}: whoever speaks is answered at once`, async () => {
+    const writes = await reactions(mode);
+    const echoes = writes.filter(([what]) => what === "echo");
+    // Each has its own task.
+    assertEquals(new Set(echoes.map(([, time]) => time)).size, 1);
+  });
+}
 
-reactions(
-  "events",
-  "accepts and reads wait in one queue, in order",
-  (writes) => {
-    const times = writes.map(([, time]) => time);
-    assertEquals(new Set(times).size, 20); // one loop, one by one
-    // Whoever is accepted waits in the same queue as those who have spoken.
-    const order = writes.map(([what]) => what);
-    assert(order.indexOf("greeting") < order.lastIndexOf("echo"), `${order}`);
-  },
-);
+Deno.test("events: accepts and reads wait in one queue, in order", async () => {
+  const writes = await reactions("events");
+  // One loop handles them, one by one.
+  assertEquals(new Set(writes.map(([, time]) => time)).size, 20);
+  // Whoever is accepted waits behind those who have spoken before.
+  const order = writes.map(([what]) => what);
+  assert(order.indexOf("greeting") < order.lastIndexOf("echo"), `${order}`);
+});
 
 specOver([memory], ["serial"])(
   "the second client stays in the queue",
