@@ -389,7 +389,6 @@ class Log {
   }
 
   async #write(): Promise<void> {
-    await delay(0); // so that what comes at once is written at once
     while (this.#lines.length > 0) {
       const lost = await this.#writer.write(this.#nextBatch());
       if (lost === 0 && this.#dropped > 0) await this.#reportDropped();

@@ -14,10 +14,10 @@ import {
   reset,
 } from "../testing/clients.ts";
 import {
-  exists,
-  type Need,
+  killSocket,
   needs,
   queueOf,
+  SS_KILL,
   withCommand,
 } from "../testing/needs.ts";
 import { delay, stopwatch, tryWithin, turn } from "../testing/timing.ts";
@@ -53,6 +53,7 @@ needs(
       .filter((line) => line.includes("accept-error"))
       .map((line) => Date.parse(line.split(" ")[0]));
     times.slice(1).forEach((time, i) => assert(time - times[i] >= 990));
+    assert(times[1] - times[0] < 10_000);
   },
 );
 
@@ -129,24 +130,6 @@ withCommand(
       assertEquals(echoes, clients.map(() => "hoge"));
     }),
 );
-
-/** Kills a listening socket, and says whether it could. */
-function killSocket(port: number): boolean {
-  const { stdout } = new Deno.Command("ss", {
-    args: ["-H", "-K", "-ltn", `sport = :${port}`],
-    stderr: "null",
-  }).outputSync();
-  return textOf(stdout).includes(`:${port}`);
-}
-
-const SS_KILL: Need = {
-  name: "ss -K (root, and a kernel that allows it)",
-  isMet() {
-    if (!exists("ss")) return false;
-    using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-    return killSocket(listener.addr.port);
-  },
-};
 
 needs(
   ["net", "run", "read"],

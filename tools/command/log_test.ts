@@ -7,17 +7,19 @@ import {
   ServerProcess,
   tryKill,
 } from "../testing/processes.ts";
-import { bytesOf, GREETING, textOf } from "../testing/bytes.ts";
+import { bytesOf, GREETING } from "../testing/bytes.ts";
 import {
   ask,
   exchange,
   exchangeMany,
   greetMany,
   readText,
+  waitUntilFree,
 } from "../testing/clients.ts";
 import { needs, withCommand } from "../testing/needs.ts";
+import { Pipe } from "../testing/pipe.ts";
 import { Terminal, withTerminal } from "../testing/terminal.ts";
-import { delay, Inbox, tryWithin, turn } from "../testing/timing.ts";
+import { delay, tryWithin, turn } from "../testing/timing.ts";
 
 withCommand("log: --json logs one object per line", async () => {
   await using command = new ServerProcess([
@@ -107,48 +109,6 @@ withCommand(
   },
 );
 
-/**
- * A pipe with a name, which nobody reads until `read` is called. It holds some
- * 750 lines of the log; 2000 more wait in the service.
- */
-class Pipe implements AsyncDisposable {
-  readonly lines = new Inbox<string>();
-  readonly #dir = Deno.makeTempDirSync();
-  readonly path = `${this.#dir}/pipe`;
-  readonly #file: Deno.FsFile;
-  #reading?: Promise<void>;
-  /** The pause after each read, in milliseconds. */
-  pause = 0;
-  reads = 0;
-
-  constructor() {
-    new Deno.Command("mkfifo", { args: [this.path] }).outputSync();
-    // A pipe that is open for writing too can be opened at once, and never ends.
-    this.#file = Deno.openSync(this.path, { read: true, write: true });
-  }
-
-  read(size = 65_536): void {
-    this.#reading = (async () => {
-      const chunk = new Uint8Array(size);
-      for (let rest = ""; rest !== "end";) {
-        const n = await this.#file.read(chunk);
-        this.reads++;
-        await delay(this.pause);
-        const lines = (rest + textOf(chunk.subarray(0, n ?? 0))).split("\n");
-        rest = lines.pop()!;
-        lines.forEach(this.lines.push);
-      }
-    })();
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    if (this.#reading) await Deno.writeTextFile(this.path, "\nend");
-    await this.#reading;
-    this.#file.close();
-    await Deno.remove(this.#dir, { recursive: true });
-  }
-}
-
 const withPipe = (name: string, fn: () => Promise<void>) =>
   needs(["net", "run", "read", "write"], ["mkfifo"], name, fn);
 
@@ -232,18 +192,6 @@ withPipe(
     }),
 );
 
-/** Waits until the listener on a port is closed. */
-async function waitUntilFree(port: number): Promise<void> {
-  while (true) {
-    try {
-      return Deno.listen({ port }).close();
-    } catch (error) {
-      if (!(error instanceof Deno.errors.AddrInUse)) throw error;
-      await turn();
-    }
-  }
-}
-
 withPipe("log: when lines are dropped, the last ones are kept", async () => {
   await using pipe = new Pipe();
   await using command = new ServerProcess(
@@ -323,40 +271,80 @@ withTerminal("log: Ctrl-S in the terminal blocks no exchange", async () => {
   assertEquals(await terminal.code(), 0);
 });
 
-needs(
-  ["net", "run", "read", "write"],
-  ["prlimit"],
-  "log: the file size limit affects no exchange and loses no line",
-  async () => {
-    const dir = await Deno.makeTempDir();
-    const log = `${dir}/log`;
-    const limitTo = (bytes: number | "unlimited") =>
+/** A log in a file, whose size can be limited. */
+async function startWithLimit(...args: string[]) {
+  const dir = await Deno.makeTempDir();
+  const log = `${dir}/log`;
+  const command = new ServerProcess(
+    ["-p0", "-v", ...args],
+    redirected(`2>${log}`, MAIN),
+  );
+  return {
+    command,
+    limitTo: (bytes: number | "unlimited") =>
       new Deno.Command("prlimit", {
         args: [`--pid=${command.pid}`, `--fsize=${bytes}:unlimited`],
-      }).output();
-    await using command = new ServerProcess(
-      ["-p0", "-v"],
-      redirected(`2>${log}`, MAIN),
-    );
+      }).output(),
+    size: async () => (await Deno.stat(log)).size,
+    /** Checks each line; returns how many exchanges were logged and lost. */
+    async count() {
+      const lines = (await Deno.readTextFile(log)).trimEnd().split("\n");
+      for (const line of lines) {
+        assertMatch(line, /^\S+Z \S+( [a-z_]+=[^ =]+)+$/);
+      }
+      const written = lines.filter((line) => line.includes(" exchange "));
+      return { written: written.length, lost: lostIn(lines) };
+    },
+    async [Symbol.asyncDispose]() {
+      await command[Symbol.asyncDispose]();
+      await Deno.remove(dir, { recursive: true });
+    },
+  };
+}
+
+const withLimit = (name: string, fn: () => Promise<void>) =>
+  needs(["net", "run", "read", "write"], ["prlimit"], `log: ${name}`, fn);
+
+withLimit(
+  "the size limit of files affects no exchange, nor a line",
+  async () => {
+    await using server = await startWithLimit();
+    const { command, limitTo } = server;
     const port = await command.ready();
     await limitTo(3000); // so the last line is cut somewhere
     await exchangeMany(port, 100);
-    while ((await Deno.stat(log)).size < 3000) await turn();
+    while (await server.size() < 3000) await turn();
     await limitTo("unlimited");
     await exchangeMany(port, 10);
     command.kill("SIGTERM");
     assertEquals(await command.code(), 0);
-
-    const text = await Deno.readTextFile(log);
-    const lines = text.trimEnd().split("\n");
-    for (const line of lines) assertMatch(line, /^\S+Z \S+( [a-z_]+=[^ =]+)+$/);
-    const written = lines.filter((line) => line.includes(" exchange ")).length;
-    const dropped = lostIn(lines);
-    assert(dropped > 0);
-    assertEquals(written + dropped, 110);
-    await Deno.remove(dir, { recursive: true });
+    const { written, lost } = await server.count();
+    assert(lost > 0);
+    assertEquals(written + lost, 110);
   },
 );
+
+withLimit("lines stay counted if the report of them is lost too", async () => {
+  await using server = await startWithLimit("--grace=60");
+  const { command, limitTo } = server;
+  const port = await command.ready();
+  using clients = await greetMany(port, 2);
+  await limitTo(0);
+  await exchangeMany(port, 5);
+  await delay(100); // a slow machine proves less, here and below
+  const shutdown = "shutdown signal=SIGTERM clients=2 grace_ms=60000\n";
+  const time = new Date().toISOString();
+  const size = `${time} ${shutdown}`.length;
+  await limitTo(await server.size() + size); // no room for a report
+  command.kill("SIGTERM");
+  while (await server.size() < size) await turn();
+  await delay(100);
+  await limitTo("unlimited");
+  for (const client of clients) assertEquals(await ask(client, "a"), "a");
+  assertEquals(await command.code(), 0);
+  const { written, lost } = await server.count();
+  assertEquals(written + lost, 7);
+});
 
 withCommand(
   "log: closed stdout and stderr pipes do not end it",

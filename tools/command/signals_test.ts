@@ -1,14 +1,31 @@
 /** Signals: what ends the command, and how. */
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { ServerProcess } from "../testing/processes.ts";
+import { redirected, runMain, ServerProcess } from "../testing/processes.ts";
 import { bytesOf, GREETING, textOf } from "../testing/bytes.ts";
-import { ask, connectMany, greetMany, readAll } from "../testing/clients.ts";
-import { needs, queueOf, withCommand } from "../testing/needs.ts";
+import {
+  ask,
+  connect,
+  connectMany,
+  greetMany,
+  readAll,
+  readExactly,
+} from "../testing/clients.ts";
+import {
+  killSocket,
+  needs,
+  queueOf,
+  SS_KILL,
+  withCommand,
+} from "../testing/needs.ts";
+import { Pipe } from "../testing/pipe.ts";
 import { Terminal, withTerminal } from "../testing/terminal.ts";
-import { delay, stopwatch, tryWithin } from "../testing/timing.ts";
+import { delay, stopwatch, tryWithin, turn } from "../testing/timing.ts";
 
-for (const signal of ["SIGINT", "SIGTERM"] as const) {
+/** What a later signal ends the process with. */
+const CODES = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 };
+
+for (const signal of ["SIGHUP", "SIGINT", "SIGTERM"] as const) {
   withCommand(
     `signals: ${signal}, the grace, and a clean EOF for idle clients`,
     () =>
@@ -35,7 +52,7 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
   withCommand(
     `signals: ${signal} that arrives twice is one request`,
     () =>
-      tryWithin([1, 1, 1], async (second) => {
+      tryWithin([0.1, 0.1, 0.1, 0.1, 0.1], async (limit) => {
         await using command = new ServerProcess(["-p0"]);
         const port = await command.ready();
         using clients = await greetMany(port, 50);
@@ -47,11 +64,12 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
           / clients=50 grace_ms=10000$/,
         );
         command.kill(signal);
+        const isLate = sinceSignal() >= limit;
         const echoes = await Promise.all(
           clients.map((conn) => ask(conn, "last words").catch(String)),
         );
         const code = await command.code();
-        if (code !== 0 && sinceSignal() >= second) return "late";
+        if (code !== 0 && isLate) return "late";
         assertEquals(code, 0);
         assertEquals(echoes, clients.map(() => "last words"));
         assertEquals(command.stderr.all.length, 2);
@@ -65,10 +83,10 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
       const port = await command.ready();
       using _idle = await greetMany(port, 1);
       command.kill(signal);
-      await command.event("shutdown"); // by now, that second has begun
-      await delay(1010);
+      await command.event("shutdown"); // by now, the 0.1 s have begun
+      await delay(110);
       command.kill(signal);
-      assertEquals(await command.code(), signal === "SIGINT" ? 130 : 143);
+      assertEquals(await command.code(), CODES[signal]);
     },
   );
 }
@@ -126,12 +144,16 @@ withTerminal(
 
 const READ_NET = "--allow-read --allow-net";
 const READ_WRITE = "--allow-read --allow-write";
+const WRITE_NET = "--allow-write --allow-net";
 for (
   const [permissions, listener] of [
     ["--deny-env", "-p0"],
     ["--deny-env", "--unix=/tmp/none/a"],
     [READ_NET, "--unix=none/a"],
     [READ_WRITE, "--unix=none/a"],
+    [WRITE_NET, "--unix=none/a"],
+    ["--allow-net", "--cert=none/a --key=none/b"],
+    ["--allow-net --allow-read=none/a", "--cert=none/a --key=none/b"],
   ]
 ) {
   withTerminal(
@@ -167,3 +189,44 @@ withTerminal("signals: SIGTERM prints no hint about Ctrl-C", async () => {
   await terminal.shows(/shutdown signal=SIGTERM clients=0 grace_ms=10000\r/);
   assertEquals(await terminal.code(), 0);
 });
+
+needs(
+  ["net", "run", "read", "write"],
+  ["script"],
+  "signals: a terminal that closes leaves no socket file",
+  async () => {
+    const dir = await Deno.makeTempDir();
+    const files = () => [...Deno.readDirSync(dir)].length;
+    {
+      await using terminal = new Terminal(
+        `exec '${Deno.execPath()}' run --allow-all main.ts --unix ${dir}/a`,
+      );
+      await terminal.shows(/listening on/);
+      assertEquals(files(), 1);
+    }
+    while (files() > 0) await turn(); // without a shutdown, it stays
+    await Deno.remove(dir);
+  },
+);
+
+needs(
+  ["net", "run", "read", "write"],
+  ["mkfifo", SS_KILL],
+  "signals: SIGTERM does not hide that the listener has died",
+  async () => {
+    await using pipe = new Pipe();
+    await pipe.fill();
+    await using command = new ServerProcess(
+      ["-p0", "--grace=0"],
+      redirected(`2>${pipe.path}`, runMain("--allow-net")),
+    );
+    const port = await command.ready();
+    using idle = await connect(port);
+    await readExactly(idle, GREETING.length);
+    assert(killSocket(port));
+    assertEquals(await idle.read(new Uint8Array(1)), null); // it has given up
+    // Now it waits for somebody to read the log.
+    command.kill("SIGTERM");
+    assertEquals(await command.code(), 1);
+  },
+);

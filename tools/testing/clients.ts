@@ -7,6 +7,7 @@
 import { assertEquals } from "@std/assert";
 import net from "node:net";
 import { bytesOf, GREETING, numbers, textOf } from "./bytes.ts";
+import { turn } from "./timing.ts";
 
 /** A connection, of any transport. */
 export type Conn = Pick<
@@ -125,4 +126,16 @@ export async function exchangeMany(port: number, count: number): Promise<void> {
       assertEquals(await exchange(port, `${i}`), `${GREETING}${i}`);
     }
   }));
+}
+
+/** Waits until the listener on a port is closed. */
+export async function waitUntilFree(port: number): Promise<void> {
+  while (true) {
+    try {
+      return Deno.listen({ port }).close();
+    } catch (error) {
+      if (!(error instanceof Deno.errors.AddrInUse)) throw error;
+      await turn();
+    }
+  }
 }
