@@ -1,6 +1,6 @@
 /**
- * The command: listens and runs the echo service of `server.ts` until SIGINT or
- * SIGTERM.
+ * The command: listens and runs the echo service of `server.ts` until a signal
+ * ends it.
  *
  * ```sh
  * deno run --allow-net main.ts --help
@@ -11,21 +11,10 @@
 
 import { parseArgs } from "@std/cli/parse-args";
 import denoJson from "./deno.json" with { type: "json" };
-import { type Exchange, type Mode, type Outcome, serve } from "./server.ts";
+import { type Exchange, type Mode, serve } from "./server.ts";
 
-/**
- * The command's options, as {@linkcode parseOptions} returns them.
- *
- * @example
- * ```ts
- * import { type Options, parseOptions } from "@diary/echo-server/main";
- * import { assertEquals } from "@std/assert";
- *
- * const options: Options = parseOptions([]);
- * assertEquals(options.grace, 10_000);
- * ```
- */
-export interface Options {
+/** The command's options, durations in milliseconds. */
+interface Options {
   /** The port to listen on, 0 to 65535. */
   port: number;
   /** The address or name to listen on. */
@@ -40,13 +29,13 @@ export interface Options {
   greeting: Uint8Array;
   /** The maximum number of bytes to read and echo. */
   maxBytes: number;
-  /** The time limit for an exchange, in milliseconds; 0 disables it. */
+  /** The time limit for an exchange; 0 disables it. */
   timeout: number;
   /** The maximum number of simultaneous connections. */
   maxConnections: number;
   /** How simultaneous connections are handled. */
   mode: Mode;
-  /** Milliseconds for exchanges to finish after a signal. */
+  /** How long exchanges may take to finish after a signal. */
   grace: number;
   /** Whether to let other processes listen on the same port. */
   reusePort: boolean;
@@ -62,19 +51,18 @@ export interface Options {
 
 /** One option. Without `value` and `parse` it is a flag. */
 interface Option<T> {
-  name: string;
   short?: string;
   /** The placeholder for the value in the help text. */
   value?: string;
   /** The default, as you would type it. */
   default?: string;
   help: string;
-  parse?: (text: string, refuse: (why: string) => never) => T;
+  /** Throws a {@linkcode UsageError} that says what the text is not. */
+  parse?: (text: string) => T;
 }
 
 const OPTIONS: { [K in keyof Required<Options>]: Option<Options[K]> } = {
   port: {
-    name: "port",
     short: "p",
     value: "N",
     default: "30000",
@@ -82,92 +70,67 @@ const OPTIONS: { [K in keyof Required<Options>]: Option<Options[K]> } = {
     parse: wholeNumber(0, 65_535),
   },
   host: {
-    name: "host",
     value: "HOST",
     default: "0.0.0.0",
     help: "address to listen on: IPv4, IPv6 or a name",
     parse: nonEmpty,
   },
   unix: {
-    name: "unix",
     value: "PATH",
     help: "listen on a Unix socket instead",
     parse: nonEmpty,
   },
   cert: {
-    name: "cert",
     value: "FILE",
     help: "PEM file with the TLS certificate; needs --key",
     parse: nonEmpty,
   },
   key: {
-    name: "key",
     value: "FILE",
     help: "PEM file with the TLS private key; needs --cert",
     parse: nonEmpty,
   },
   greeting: {
-    name: "greeting",
     value: "TEXT",
     default: String.raw`Hello World!\r\n`,
     help: String.raw`greeting; allows \r \n \t \0 \\ \xHH`,
     parse: parseGreeting,
   },
   maxBytes: {
-    name: "max-bytes",
     value: "N",
     default: "1024",
     help: "maximum number of bytes to read and echo",
     parse: wholeNumber(1, 2 ** 30),
   },
   timeout: {
-    name: "timeout",
     value: "SECONDS",
     default: "60",
     help: "time limit for an exchange; 0 disables it",
     parse: seconds,
   },
   maxConnections: {
-    name: "max-connections",
     value: "N",
     default: "none",
     help: "maximum number of simultaneous connections",
     parse: orNone(wholeNumber(1, 1_000_000_000)),
   },
   mode: {
-    name: "mode",
     value: "MODE",
     default: "concurrent",
     help: "concurrent, serial or events",
     parse: oneOf("concurrent", "serial", "events"),
   },
   grace: {
-    name: "grace",
     value: "SECONDS",
     default: "10",
     help: "time for exchanges to finish after a signal",
     parse: seconds,
   },
-  reusePort: {
-    name: "reuse-port",
-    help: "share the port with other processes (Linux)",
-  },
-  verbose: {
-    name: "verbose",
-    short: "v",
-    help: "log each exchange",
-  },
-  json: { name: "json", help: "log JSON lines" },
-  help: {
-    name: "help",
-    short: "h",
-    help: "print this help and exit",
-  },
-  version: {
-    name: "version",
-    short: "V",
-    help: "print the version and exit",
-  },
+  reusePort: { help: "share the port with other processes (Linux)" },
+  verbose: { short: "v", help: "log each exchange" },
+  json: { help: "log JSON lines" },
+  help: { short: "h", help: "print this help and exit" },
+  version: { short: "V", help: "print the version and exit" },
 };
 
 async function main(): Promise<void> {
@@ -175,29 +138,15 @@ async function main(): Promise<void> {
   if (options.help) return print(helpText());
   if (options.version) return print(`echo-server ${denoJson.version}`);
 
+  requestPermissions(options);
+  // From here on, no signal ends the process before the socket's file is gone.
+  let listener: Deno.Listener | undefined = undefined;
+  const signaled = handleSignals(() => listener?.close());
+  listener = await listenOrDie(options);
   const log = new Log(Deno.stderr, options.json);
-  let signaled = false;
-  const handleSignals = () =>
-    onSignals((signal) => {
-      signaled = true;
-      server.shutdown();
-      const { grace } = options;
-      const fields = { clients: server.connections, grace: grace / 1000 };
-      log.event("shutdown", { signal, ...fields }, HINTS[signal]);
-    }, () => tryClose(listener));
-  // A signal may end Deno's permission prompt, but must leave no socket file.
-  if (options.unix) {
-    requestPermissions(options.unix);
-    handleSignals();
-  }
-  const listener = listenOrDie(options);
-  if (!options.unix) handleSignals();
-  ignoreFileSizeLimit();
-  const counts = { ...ZERO_COUNTS };
-  const logAcceptError = throttle(1000, (error) => {
-    log.event("accept-error", { error });
-  });
+  const counts = { ...ZERO };
   let acceptError = "";
+  let nextReport = 0;
   const server = serve(listener, {
     ...options,
     onExchange(exchange) {
@@ -206,87 +155,72 @@ async function main(): Promise<void> {
     },
     onAcceptError(error) {
       acceptError = oneLine(error);
-      logAcceptError(acceptError);
+      if (performance.now() < nextReport) return; // at most one a second
+      nextReport = performance.now() + 1000;
+      log.event("accept-error", { error: acceptError });
     },
   });
   announce(server.addr, options);
-  await server.finished;
-  if (!signaled) log.event("accept-failed", { error: acceptError });
+
+  const signal = await Promise.race([signaled, server.finished]);
+  if (signal) {
+    const { connections: clients } = server;
+    const fields = { signal, clients, grace_ms: options.grace };
+    const hint = signal === "SIGINT" ? " (Ctrl-C again quits at once)" : "";
+    log.event("shutdown", fields, hint);
+    await server.shutdown();
+  } else log.event("accept-failed", { error: acceptError });
   log.event("summary", counts);
   await log.flush(1000);
-  Deno.exit(signaled ? 0 : 1);
+  Deno.exit(signal ? 0 : 1);
 }
 
-const ZERO_COUNTS: Record<Outcome, number> = {
-  echoed: 0,
-  eof: 0,
-  timeout: 0,
-  reset: 0,
-  shutdown: 0,
-  error: 0,
-};
+/** How many exchanges have ended in each way. */
+const ZERO = { echoed: 0, eof: 0, timeout: 0, reset: 0, shutdown: 0, error: 0 };
+/** The signals that shut the server down, as far as the system has them. */
+const SIGNALS = { SIGHUP: 1, SIGINT: 2, SIGTERM: 15, SIGBREAK: 21 };
+/** Within this time, in ms, a signal that comes again is the same request. */
+const SAME_REQUEST = 100;
 
-/** The signals that shut the server down. Windows has no SIGTERM. */
-const SIGNALS: [Deno.Signal, number][] = Deno.build.os === "windows"
-  ? [["SIGINT", 2]]
-  : [["SIGINT", 2], ["SIGTERM", 15]];
-
-/** Shuts down on the first signal, and exits at once on a later one. */
-function onSignals(
-  shutDown: (signal: Deno.Signal) => void,
-  cleanUp: () => void,
-): void {
+/** Resolves to the first signal. On a later one, exits at once. */
+function handleSignals(cleanUp: () => void): Promise<Deno.Signal> {
+  const { promise, resolve } = Promise.withResolvers<Deno.Signal>();
   let first = Infinity;
-  const onSignal = (signal: Deno.Signal, number: number) => {
-    const now = performance.now();
-    if (first === Infinity) {
-      first = now;
-      shutDown(signal);
-    } else if (now > first + 1000) { // within a second, it is the same request
-      cleanUp();
+  for (const [name, number] of Object.entries(SIGNALS)) {
+    const signal = name as Deno.Signal;
+    const onSignal = () => {
+      const now = performance.now();
+      first = Math.min(first, now);
+      resolve(signal);
+      if (now <= first + SAME_REQUEST) return;
+      attempt(cleanUp);
       Deno.exit(128 + number);
-    }
-  };
-  for (const [signal, number] of SIGNALS) {
-    Deno.addSignalListener(signal, () => onSignal(signal, number));
+    };
+    attempt(() => Deno.addSignalListener(signal, onSignal));
   }
+  // Without a handler, a log that reaches its size limit ends the process.
+  attempt(() => Deno.addSignalListener("SIGXFSZ", () => {}));
+  return promise;
 }
 
-/** What to add in a terminal, to the line about a signal. */
-const HINTS: Record<string, string> = {
-  SIGINT: " (Ctrl-C again quits at once)",
-};
-
-/** Without a handler, a log that reaches its size limit ends the process. */
-function ignoreFileSizeLimit(): void {
-  if (Deno.build.os === "windows") return;
-  Deno.addSignalListener("SIGXFSZ", () => {});
-}
-
-/** Makes Deno ask now for what a Unix socket needs. */
-function requestPermissions(path: string): void {
-  Deno.permissions.requestSync({ name: "read", path });
-  Deno.permissions.requestSync({ name: "write", path });
-  const absolute = path.startsWith("/") ? path : `${Deno.cwd()}/${path}`;
-  Deno.permissions.requestSync({ name: "net", host: `unix:${absolute}` });
-}
-
-/** Passes calls on, at most one per `ms`, and drops the others. */
-function throttle(
-  ms: number,
-  call: (text: string) => void,
-): (text: string) => void {
-  let last = -Infinity;
-  return (text) => {
-    if (performance.now() < last + ms) return;
-    call(text);
-    last = performance.now();
-  };
+/** Makes Deno ask for what it needs, while Ctrl-C can still end its prompt. */
+function requestPermissions(options: Options): void {
+  const { unix, cert, key, host: hostname, port } = options;
+  for (const path of [cert, key, unix]) {
+    if (path) Deno.permissions.requestSync({ name: "read", path });
+  }
+  if (unix) Deno.permissions.requestSync({ name: "write", path: unix });
+  attempt(() => { // Deno may refuse the host, and before 2.9 it has no `unix:`
+    const path = unix?.startsWith("/") ? unix : `${Deno.cwd()}/${unix}`;
+    const addr = format({ transport: "tcp", hostname, port });
+    const host = unix ? `unix:${path}` : addr;
+    Deno.permissions.requestSync({ name: "net", host });
+  });
 }
 
 // ------------------------------------------------------------------ listening
 
-function listenOrDie(options: Options): Deno.Listener {
+async function listenOrDie(options: Options): Promise<Deno.Listener> {
   const { host: hostname, port, unix, cert, key, reusePort } = options;
   if (reusePort && Deno.build.os !== "linux") {
     die(1, `--reuse-port: only Linux supports it, not ${Deno.build.os}`);
@@ -299,13 +233,57 @@ function listenOrDie(options: Options): Deno.Listener {
     ...(reusePort && { reusePort }),
   };
   try {
-    if (unix) return Deno.listen({ transport: "unix", path: unix });
+    if (unix) return await listenOnPath(unix);
     return tls ? Deno.listenTls({ ...tcp, ...tls }) : Deno.listen(tcp);
   } catch (error) {
-    if (tls) dieOnBadPem(error, options);
+    const badPem = tls && describePemError(error, tls.key, options);
+    if (badPem) die(1, badPem);
     const addr = unix ?? format({ transport: "tcp", hostname, port });
     const inUse = unix ? "the path already exists" : "the port is in use";
     die(1, `cannot listen on ${addr}: ${describeListenError(error, inUse)}`);
+  }
+}
+
+/** Listens on a Unix socket. Replaces the file that a killed server left. */
+async function listenOnPath(path: string): Promise<Deno.Listener> {
+  const listen = () => Deno.listen({ transport: "unix", path });
+  // Whoever listens holds the lock, so a socket that refuses is really dead,
+  // and not one that another server has just bound.
+  using lock = await tryLock(path.replace(/[^/]*$/, "") || ".");
+  try {
+    return listen();
+  } catch (error) {
+    const isInUse = error instanceof Deno.errors.AddrInUse;
+    if (!isInUse || !lock || !await isDeadSocket(path)) throw error;
+    Deno.removeSync(path);
+    return listen();
+  }
+}
+
+/** Locks a folder, if it may be read and nobody holds the lock for long. */
+async function tryLock(path: string): Promise<Deno.FsFile | undefined> {
+  const { state } = Deno.permissions.querySync({ name: "read", path });
+  if (state !== "granted") return;
+  try {
+    const folder = Deno.openSync(path);
+    for (let tries = 0; tries < 100; tries++) {
+      if (folder.tryLockSync(true)) return folder;
+      await delay(10);
+    }
+    folder.close();
+  } catch {
+    // The system refuses.
+  }
+}
+
+/** Whether a path is a socket on which nobody listens. */
+async function isDeadSocket(path: string): Promise<boolean> {
+  try {
+    if (!Deno.lstatSync(path).isSocket) return false;
+    (await Deno.connect({ transport: "unix", path })).close();
+    return false;
+  } catch (error) {
+    return error instanceof Deno.errors.ConnectionRefused;
   }
 }
 
@@ -317,13 +295,18 @@ function readOrDie(file: string): string {
   }
 }
 
-/** Ends the process if the certificate or the key caused the error. */
-function dieOnBadPem(error: unknown, { cert, key }: Options): void {
+/** Says what is wrong with the certificate or the key, if that is the error. */
+function describePemError(error: unknown, pem: string, options: Options) {
+  const { cert, key } = options;
   const text = oneLine(error);
   if (/^(Requires|invalid host) /.test(text)) return; // it names the host
-  if (/KeyMismatch/.test(text)) die(1, `${key} does not match ${cert}`);
-  if (/\bkeys?\b/i.test(text)) die(1, `${key} is not a PEM private key`);
-  if (/certificate/i.test(text)) die(1, `${cert} is not a PEM certificate`);
+  if (/KeyMismatch/.test(text)) return `${key} does not match ${cert}`;
+  if (/parse private key/.test(text)) {
+    return `${key} is no key that Deno supports: try RSA of 2048 bits or P-256`;
+  }
+  if (/ENCRYPTED/.test(pem)) return `${key} is encrypted`;
+  if (/\bkeys?\b/i.test(text)) return `${key} is not a PEM private key`;
+  if (/certificate/i.test(text)) return `${cert} is not a PEM certificate`;
 }
 
 function describeListenError(error: unknown, inUse: string): string {
@@ -347,15 +330,6 @@ function describeError(error: unknown): string {
   return plain.charAt(0).toLowerCase() + plain.slice(1);
 }
 
-/** Closes the listener, upon which Deno removes the file of a Unix socket. */
-function tryClose(listener: Deno.Listener): void {
-  try {
-    listener.close();
-  } catch {
-    // It is already closed.
-  }
-}
-
 /** An address as people write it: `127.0.0.1:30000`, `[::1]:30000`, a path. */
 function format(addr: Deno.Addr): string {
   if ("hostname" in addr) {
@@ -367,25 +341,27 @@ function format(addr: Deno.Addr): string {
 
 // -------------------------------------------------------------------- logging
 
-/** The most lines that may wait, and how long they wait to be batched. */
-const QUEUE = { lines: 2000, ms: 10 };
+/** The most lines that may wait to be written. */
+const MAX_LINES = 2000;
 /** A write to a pipe of up to this size is atomic: lines do not interleave. */
 const PIPE_BUF = 4096;
+const NEWLINE = "\n".charCodeAt(0);
 
 type Fields = Record<string, string | number>;
 
 /**
- * Writes lines to stdout or stderr, in the background: a reader that stops
- * reading does not block the server. Lost lines are counted.
+ * Logs to stdout or stderr, in the background: a reader that stops reading does
+ * not block the server. Lost lines are counted.
  */
 class Log {
   readonly #lines: Uint8Array[] = [];
-  /** The rest of a line of which only a part could be written. */
-  #partialLine = new Uint8Array();
+  readonly #writer: LineWriter;
   #dropped = 0;
   #writing?: Promise<void>;
 
-  constructor(readonly out: typeof Deno.stderr, readonly json: boolean) {}
+  constructor(readonly out: typeof Deno.stderr, readonly json: boolean) {
+    this.#writer = new LineWriter(out);
+  }
 
   /** Logs an event. On a terminal, the hint follows. */
   event(event: string, fields: Fields, hint = ""): void {
@@ -394,23 +370,48 @@ class Log {
   }
 
   line(text: string): void {
-    this.#lines.push(new TextEncoder().encode(text + "\n"));
-    this.#keepLast(QUEUE.lines);
-    this.#writing ??= this.#run();
+    this.#lines.push(encode(text + "\n"));
+    this.#keepLast(MAX_LINES);
+    this.#writing ??= this.#write();
   }
 
-  /** Waits for the last lines to be written, but at most `ms`. */
+  /** Waits until all is written, and then, if need be, for the last lines. */
   async flush(ms: number): Promise<void> {
     await Promise.race([this.#writing, delay(ms / 2)]);
     this.#keepLast(2); // above all the summary
     await Promise.race([this.#writing, delay(ms / 2)]);
   }
 
-  #keepLast(lines: number): void {
-    while (this.#lines.length > lines) {
-      this.#lines.shift();
-      this.#dropped++;
+  #keepLast(count: number): void {
+    const excess = Math.max(0, this.#lines.length - count);
+    this.#lines.splice(0, excess);
+    this.#dropped += excess;
+  }
+
+  async #write(): Promise<void> {
+    while (this.#lines.length > 0) {
+      const lost = await this.#writer.write(this.#nextBatch());
+      if (lost === 0 && this.#dropped > 0) await this.#reportDropped();
+      this.#dropped += lost;
     }
+    this.#writing = undefined;
+  }
+
+  /** Takes one line, and as many more as fit into one atomic write. */
+  #nextBatch(): Uint8Array {
+    const batch: number[] = [];
+    do batch.push(...this.#lines.shift()!); while (
+      this.#lines.length > 0 &&
+      batch.length + this.#lines[0].length <= PIPE_BUF
+    );
+    return new Uint8Array(batch);
+  }
+
+  async #reportDropped(): Promise<void> {
+    const lines = this.#dropped;
+    const report = this.#format("log-dropped", { lines }) + "\n";
+    const lost = await this.#writer.write(encode(report));
+    if (lost === 0) this.#dropped -= lines;
   }
 
   /** `time event key=value …`, or JSON. */
@@ -419,85 +420,63 @@ class Log {
     if (this.json) {
       return escapeControls(JSON.stringify({ time, event, ...fields }));
     }
-    let line = `${time} ${event}`;
-    for (const key in fields) line += ` ${key}=${toText(fields[key])}`;
-    return line;
-  }
-
-  async #run(): Promise<void> {
-    await delay(QUEUE.ms);
-    while (this.#lines.length > 0) {
-      const lost = await this.#write(this.#nextBatch());
-      if (lost === 0 && this.#dropped > 0) await this.#reportDropped();
-      this.#dropped += lost;
-    }
-    this.#writing = undefined;
-  }
-
-  /** Takes as many lines as fit into one atomic write, but at least one. */
-  #nextBatch(): Uint8Array[] {
-    let bytes = 0;
-    const end = this.#lines.findIndex((line, i) =>
-      (bytes += line.length) > PIPE_BUF && i > 0
-    );
-    return this.#lines.splice(0, end < 0 ? this.#lines.length : end);
-  }
-
-  /** Returns how many of the lines were lost. */
-  async #write(lines: Uint8Array[]): Promise<number> {
-    const chunk = concat([this.#partialLine, ...lines]);
-    let written = 0;
-    try {
-      while (written < chunk.length) {
-        written += await this.out.write(chunk.subarray(written));
-      }
-    } catch {
-      // The caller counts what is lost.
-    }
-    const rest = chunk.subarray(written);
-    const isPartial = written > 0
-      ? chunk[written - 1] !== NEWLINE
-      : this.#partialLine.length > 0;
-    this.#partialLine = rest.slice(
-      0,
-      isPartial ? rest.indexOf(NEWLINE) + 1 : 0,
-    );
-    return rest.subarray(this.#partialLine.length)
-      .reduce((count, byte) => count + (byte === NEWLINE ? 1 : 0), 0);
-  }
-
-  async #reportDropped(): Promise<void> {
-    const lines = this.#dropped;
-    const line = this.#format("log-dropped", { lines }) + "\n";
-    const lost = await this.#write([new TextEncoder().encode(line)]);
-    if (lost === 0) this.#dropped -= lines;
+    const pairs = Object.entries(fields)
+      .map(([key, value]) => ` ${key}=${toText(value)}`);
+    return `${time} ${event}${pairs.join("")}`;
   }
 }
 
-const NEWLINE = "\n".charCodeAt(0);
+/** Writes whole lines: if a line is cut, the next write begins with its rest. */
+class LineWriter {
+  #rest: Uint8Array = new Uint8Array();
 
-function concat(parts: Uint8Array[]): Uint8Array {
-  const length = parts.reduce((length, part) => length + part.length, 0);
-  const whole = new Uint8Array(length);
-  let at = 0;
-  for (const part of parts) {
-    whole.set(part, at);
-    at += part.length;
+  constructor(readonly out: typeof Deno.stderr) {}
+
+  /** Returns how many of the lines are lost. */
+  async write(lines: Uint8Array): Promise<number> {
+    this.#rest = await this.#tryWrite(this.#rest);
+    if (this.#rest.length > 0) return countLines(lines);
+    const left = await this.#tryWrite(lines);
+    const end = lines.length - left.length;
+    const isCut = end > 0 && lines[end - 1] !== NEWLINE;
+    this.#rest = left.slice(0, isCut ? left.indexOf(NEWLINE) + 1 : 0);
+    return countLines(left.subarray(this.#rest.length));
   }
-  return whole;
+
+  /** Writes as many bytes as possible, and returns the others. */
+  async #tryWrite(bytes: Uint8Array): Promise<Uint8Array> {
+    try {
+      while (bytes.length > 0) {
+        bytes = bytes.subarray(await this.out.write(bytes));
+      }
+    } catch {
+      // The disk is full, or the reader has gone.
+    }
+    return bytes;
+  }
+}
+
+function countLines(bytes: Uint8Array): number {
+  return bytes.reduce((n, byte) => byte === NEWLINE ? n + 1 : n, 0);
+}
+
+function encode(text: string): Uint8Array {
+  return new TextEncoder().encode(text);
 }
 
 /** Prints on stdout that the server is ready. */
 function announce(addr: Deno.Addr, { cert, json }: Options): void {
   const out = new Log(Deno.stdout, json);
-  const address = printable(format(addr));
+  const address = format(addr);
+  const tls = cert ? " (TLS)" : "";
   if (json) out.event("listening", { address });
-  else out.line(`wait... listening on ${address}${cert ? " (TLS)" : ""}`);
+  else out.line(escapeControls(`wait... listening on ${address}${tls}`));
 }
 
-function toFields({ remote, outcome, bytes, ms }: Exchange): Fields {
+function toFields({ remote, outcome, bytes, ms, error }: Exchange): Fields {
   ms = Math.round(ms * 1000) / 1000;
-  return { remote: format(remote), outcome, bytes, ms };
+  const fields: Fields = { remote: format(remote), outcome, bytes, ms };
+  return error === undefined ? fields : { ...fields, error: oneLine(error) };
 }
 
 /** Prints text on stdout, at once. */
@@ -511,11 +490,7 @@ function print(text: string): void {
 
 /** Prints one line on stderr and ends the process. */
 function die(code: number, line: string): never {
-  try {
-    console.error(`echo-server: ${printable(line)}`);
-  } catch {
-    // The exit code must suffice.
-  }
+  attempt(() => console.error(`echo-server: ${printable(line)}`));
   Deno.exit(code);
 }
 
@@ -524,12 +499,12 @@ function printable(text: string): string {
   return escapeControls(text.replace(/\s+/g, " "));
 }
 
-/** Escapes control and format characters, as JSON would. */
+/** Escapes control, format and line-breaking characters, as JSON would. */
 function escapeControls(text: string): string {
   const hex = (unit: string) =>
     unit.charCodeAt(0).toString(16).padStart(4, "0");
   return text.replace(
-    /\p{C}/gu,
+    /[\p{C}\p{Zl}\p{Zp}]/gu,
     (char) => char.split("").map((unit) => `\\u${hex(unit)}`).join(""),
   );
 }
@@ -544,7 +519,16 @@ function toText(value: string | number): string {
 }
 
 function quote(text: string): string {
-  return printable(JSON.stringify(text));
+  return escapeControls(JSON.stringify(text));
+}
+
+/** Ignores what the call throws. */
+function attempt(call: () => void): void {
+  try {
+    call();
+  } catch {
+    // There is nothing else to do.
+  }
 }
 
 function delay(ms: number): Promise<void> {
@@ -553,172 +537,163 @@ function delay(ms: number): Promise<void> {
 
 // -------------------------------------------------------------------- parsing
 
-/**
- * What is wrong with the command's arguments, in one line.
- *
- * @example
- * ```ts
- * import { parseOptions, UsageError } from "@diary/echo-server/main";
- * import { assertThrows } from "@std/assert";
- *
- * assertThrows(() => parseOptions(["--port", "65536"]), UsageError, "--port");
- * ```
- */
-export class UsageError extends Error {
-  /** Always `UsageError`. */
+/** What is wrong with the command's arguments, in one line. */
+class UsageError extends Error {
   override name = "UsageError";
 }
 
 /**
  * Parses the command's arguments.
  *
- * @param args The arguments, as in `Deno.args`.
- * @returns The options, durations in milliseconds.
- * @throws {UsageError} If an argument is unknown or a value is wrong.
- *
- * @example
- * ```ts
- * import { parseOptions } from "@diary/echo-server/main";
- * import { assertEquals } from "@std/assert";
- *
- * const { port, timeout } = parseOptions(["-p", "0", "--timeout", "2.5"]);
- * assertEquals(port, 0);
- * assertEquals(timeout, 2500);
- * ```
+ * @internal Exported for the tests only.
  */
 export function parseOptions(args: string[]): Options {
   const names = OPTION_LIST.map(({ name }) => name);
-  const unknown: string[] = [];
   const given: Record<string, string[]> = parseArgs(normalizeArgs(args), {
     string: names,
     collect: names,
-    unknown: (arg: string) => unknown.push(arg) === 0,
   });
-  const [first] = unknown.concat(given._);
-  if (first !== undefined) {
-    const what = first.startsWith("-") ? "option" : "argument";
-    throw new UsageError(`unknown ${what} ${quote(first)}`);
-  }
   checkConflicts(given);
-  const values = Object.entries<Option<unknown>>(OPTIONS)
-    .map(([key, option]) => [key, valueOf(option, given[option.name])])
+  const values = OPTION_LIST
+    .map((option) => [option.key, valueOf(option, given[option.name])])
     .filter(([, value]) => value !== undefined);
   return Object.fromEntries(values);
 }
 
 /** The value of an option: the given one, or its default. */
-function valueOf(option: Option<unknown>, given: string[]): unknown {
+function valueOf(option: NamedOption, given: string[]): unknown {
   if (option.parse === undefined) return given.length > 0;
-  if (given.length > 1) refuse(option, "given more than once");
-  const text = given[0] ?? option.default;
-  return text === undefined
-    ? undefined
-    : option.parse(text, (why) => refuse(option, `${quote(text)} is ${why}`));
+  if (given.length > 1) refuse(option.name, "given more than once");
+  const [text = option.default] = given;
+  if (text === undefined) return undefined;
+  try {
+    return option.parse(text);
+  } catch (error) {
+    refuse(option.name, `${quote(text)} is ${(error as UsageError).message}`);
+  }
 }
 
 /** Refuses options that exclude each other, or lack the one that they need. */
 function checkConflicts(given: Record<string, string[]>): void {
-  const isGiven = ({ name }: { name: string }) => given[name].length > 0;
-  const { unix, port, host, cert, key, reusePort } = OPTIONS;
-  const other = [port, host, cert, key, reusePort].find(isGiven);
-  if (isGiven(unix) && other) {
-    refuse(unix, `cannot be combined with --${other.name}`);
+  const isGiven = (name: string) => given[name].length > 0;
+  const other = ["port", "host", "cert", "key", "reuse-port"].find(isGiven);
+  if (isGiven("unix") && other) {
+    refuse("unix", `cannot be combined with --${other}`);
   }
-  if (isGiven(cert) && !isGiven(key)) refuse(cert, "needs --key");
-  if (isGiven(key) && !isGiven(cert)) refuse(key, "needs --cert");
+  if (isGiven("cert") && !isGiven("key")) refuse("cert", "needs --key");
+  if (isGiven("key") && !isGiven("cert")) refuse("key", "needs --cert");
 }
 
-function refuse({ name }: { name: string }, why: string): never {
+function refuse(name: string, why: string): never {
   throw new UsageError(`--${name}: ${why}`);
 }
 
+function refuseUnknown(arg: string): never {
+  const what = arg.startsWith("-") ? "option" : "argument";
+  throw new UsageError(`unknown ${what} ${quote(arg)}`);
+}
+
 /**
- * Writes each option as `--name=value`, and a flag as `--name=true`. On its
- * own, `parseArgs` accepts no value that is empty or starts with a hyphen, and
- * lets a flag swallow a `false` that follows.
+ * Writes each option as `--name=value`, and a flag as `--name=true`, for
+ * `parseArgs` to collect. On its own, `parseArgs` accepts no value that is
+ * empty or starts with a hyphen, lets a flag take a value or swallow a `false`
+ * that follows, and reads `--no-port=3` as an option that it does not know.
  */
 function normalizeArgs(args: string[]): string[] {
   const joined: string[] = [];
-  const rest = args.slice(args[0] === "--" ? 1 : 0).reverse(); // as for npm
-  for (let arg; (arg = rest.pop()) !== undefined;) {
-    if (arg === "--") return [...joined, arg, ...rest.reverse()];
-    const [long, ...others] = toLong(arg);
-    rest.push(...others);
-    const [, name, value] = long.match(/^--([^=]+)(?:=([^]*))?$/) ?? [];
-    const option = OPTION_LIST.find((option) => option.name === name);
-    if (option === undefined) joined.push(long);
-    else if (option.parse) {
-      const text = value ?? rest.pop() ?? refuse(option, "needs a value");
-      joined.push(`--${name}=${text}`);
-    } else if (value === undefined) joined.push(`--${name}=true`);
-    else refuse(option, "takes no value");
+  const rest = args.slice(args[0] === "--" ? 1 : 0).values(); // as for npm
+  for (const arg of rest) {
+    if (arg === "--") {
+      for (const unknown of rest) refuseUnknown(unknown);
+      break;
+    }
+    for (const [{ name, parse }, value] of optionsIn(arg)) {
+      if (!parse && value !== undefined) refuse(name, "takes no value");
+      const text = parse ? value ?? rest.next().value : true;
+      joined.push(`--${name}=${text ?? refuse(name, "needs a value")}`);
+    }
   }
   return joined;
 }
 
-/** Rewrites `-vp0` as `--verbose -p0`, and `-p0` as `--port=0`. */
-function toLong(arg: string): string[] {
-  const [hyphen, letter = ""] = arg;
-  const option = OPTION_LIST.find(({ short }) => short === letter);
-  if (hyphen !== "-" || option === undefined) return [arg];
-  const name = `--${option.name}`;
-  const text = arg.slice(2);
-  if (text === "" || text.startsWith("=")) return [name + text];
-  return option.parse ? [`${name}=${text}`] : [name, `-${text}`];
+/** The options in an argument such as `--port=0`, `-p0`, `-p=0` or `-vp0`. */
+function* optionsIn(arg: string): Generator<[NamedOption, string?]> {
+  const [long, name, text] = arg.match(/^--([^=]+)(?:=([^]*))?$/) ?? [];
+  if (long !== undefined) {
+    const option = OPTION_LIST.find((option) => option.name === name);
+    return yield [option ?? refuseUnknown(arg), text];
+  }
+  if (!/^-./.test(arg)) refuseUnknown(arg);
+  for (let i = 1; i < arg.length; i++) {
+    const option = OPTION_LIST.find(({ short }) => short === arg[i]);
+    if (option === undefined) refuseUnknown(`-${arg.slice(i)}`);
+    if (option.parse || arg[i + 1] === "=") {
+      const text = arg.slice(i + 1);
+      return yield [option, text === "" ? undefined : text.replace(/^=/, "")];
+    }
+    yield [option];
+  }
 }
 
-const OPTION_LIST: Option<unknown>[] = Object.values(OPTIONS);
+type NamedOption = Option<unknown> & { key: string; name: string };
 
-type Parse<T> = NonNullable<Option<T>["parse"]>;
+/** The options with their names: `maxBytes` is `--max-bytes`. */
+const OPTION_LIST = Object.entries(OPTIONS).map(
+  ([key, option]): NamedOption => {
+    const name = key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+    return { key, name, ...option };
+  },
+);
 
-function wholeNumber(min: number, max: number): Parse<number> {
-  return (text, refuse) => {
+function wholeNumber(min: number, max: number) {
+  return (text: string): number => {
     const n = /^[0-9]+$/.test(text) ? Number(text) : NaN;
     if (n >= min && n <= max) return n;
-    return refuse(`not a whole number from ${min} to ${max}`);
+    throw new UsageError(`not a whole number from ${min} to ${max}`);
   };
 }
 
 /** Parses seconds and returns milliseconds. */
-function seconds(text: string, refuse: (why: string) => never): number {
+function seconds(text: string): number {
   const max = 2_147_483; // the longest delay of a timer
   const n = /^[0-9]+(\.[0-9]+)?$/.test(text) ? Number(text) : NaN;
-  return n <= max ? 1000 * n : refuse(`not a number from 0 to ${max}`);
+  if (n <= max) return 1000 * n;
+  throw new UsageError(`not a number from 0 to ${max}`);
 }
 
-function orNone(parse: Parse<number>): Parse<number> {
-  return (text, refuse) => text === "none" ? Infinity : parse(text, refuse);
+function orNone(parse: (text: string) => number) {
+  return (text: string) => text === "none" ? Infinity : parse(text);
 }
 
-function oneOf<T extends string>(...values: T[]): Parse<T> {
-  return (text, refuse) =>
-    values.find((value) => value === text) ??
-      refuse(`not one of ${values.join(", ")}`);
+function oneOf<T extends string>(...values: T[]) {
+  return (text: string): T => {
+    const value = values.find((value) => value === text);
+    if (value !== undefined) return value;
+    throw new UsageError(`not one of ${values.join(", ")}`);
+  };
 }
 
-function nonEmpty(text: string, refuse: (why: string) => never): string {
-  return text || refuse("empty");
+function nonEmpty(text: string): string {
+  if (text !== "") return text;
+  throw new UsageError("empty");
 }
+
+const ESCAPES: Record<string, number> = { r: 13, n: 10, t: 9, 0: 0, "\\": 92 };
 
 /** The bytes of a greeting: UTF-8, except for `\xHH`. */
-function parseGreeting(
-  text: string,
-  refuse: (why: string) => never,
-): Uint8Array {
-  const escapes = { r: 13, n: 10, t: 9, 0: 0, "\\": 92 };
+function parseGreeting(text: string): Uint8Array {
   const bytes: number[] = [];
-  for (const [part] of text.matchAll(/\\(x[0-9a-fA-F]{2}|[^])?|[^\\]+/g)) {
-    const [first, letter = "", ...hex] = part;
-    if (first !== "\\") {
-      for (const byte of new TextEncoder().encode(part)) bytes.push(byte);
-    } else if (letter === "x" && hex.length === 2) {
-      bytes.push(parseInt(hex.join(""), 16));
-    } else {
-      const byte = Object.entries(escapes).find(([key]) => key === letter)?.[1];
-      bytes.push(
-        byte ?? refuse(`not valid: ${printable(part)} is not an escape`),
-      );
+  const parts = text.matchAll(/[^\\]+|\\(x([0-9a-fA-F]{2})|[^]?)/g);
+  for (const [part, letter, hex] of parts) {
+    if (letter === undefined) {
+      for (const byte of encode(part)) bytes.push(byte);
+      continue;
     }
+    const byte = hex ? parseInt(hex, 16) : ESCAPES[letter];
+    if (byte === undefined) {
+      throw new UsageError(`not valid: ${printable(part)} is not an escape`);
+    }
+    bytes.push(byte);
   }
   return new Uint8Array(bytes);
 }

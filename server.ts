@@ -2,12 +2,13 @@
  * A one-shot TCP echo service: it greets each client, reads once, echoes what
  * it read and closes.
  *
- * @example A server for your own test, set up and torn down in one line
+ * @example A server for your own test, set up and torn down in two lines
  * ```ts
  * import { serve } from "@diary/echo-server";
  * import { assertEquals } from "@std/assert";
  *
- * await using server = serve(Deno.listen({ hostname: "127.0.0.1", port: 0 }));
+ * const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+ * await using server = serve(listener, { grace: 0 });
  *
  * const { port } = server.addr;
  * using conn = await Deno.connect({ hostname: "127.0.0.1", port });
@@ -21,7 +22,7 @@
 
 /**
  * Starts to serve the connections of a listener and returns at once. The server
- * owns the listener, and closes it at the end.
+ * owns the listener: it closes it at the end, and also if an option is wrong.
  *
  * @param listener A TCP, TLS or Unix listener, or one of your own.
  * @param options Options that override the defaults.
@@ -40,56 +41,81 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
   listener: Listener<A>,
   options: ServeOptions = {},
 ): EchoServer<A> {
+  const settings = settingsOrClose(listener, options);
+  const { mode, maxConnections, grace, signal } = settings;
+  const clients = new Clients(settings);
+  const acceptor = new Acceptor(listener, clients);
+  let events: ReadableStreamDefaultController<NetEvent>;
+  const queue = new ReadableStream<NetEvent>({
+    start(controller) {
+      events = controller;
+    },
+  });
+
   /** Accepts until the listener is closed, then waits for the last client. */
   async function run(): Promise<void> {
-    for await (const conn of acceptor) {
-      const client = open(conn);
-      if (settings.mode === "concurrent") {
+    for await (const client of acceptor) {
+      if (mode === "concurrent") {
         exchange(client); // its own task: not awaited
-      } else if (settings.mode === "serial") {
+      } else if (mode === "serial") {
         await exchange(client); // the only difference: `await`
       } else {
-        events!.enqueue({ type: "accept", client });
+        events.enqueue({ type: "accept", client });
       }
       // Meanwhile, further clients wait in the kernel's accept queue.
-      if (acceptor.attempts % PACE.every === 0) await pace(client);
-      while (clients.size >= settings.maxConnections) await changed.wait();
+      if (acceptor.accepted % PACE.every === 0) await client.greeted();
+      while (clients.size >= maxConnections) await clients.changed.wait();
     }
     shutdown(); // the listener may have been closed from outside
-    while (clients.size > 0 || yielding > 0) await changed.wait();
-    timer.stop();
-    settings.signal.removeEventListener("abort", abort);
-    events?.close();
+    await clients.allClosed();
+    await acceptor.queueServed;
+    signal.removeEventListener("abort", abort);
+    events.close();
   }
 
   async function exchange(client: Client): Promise<void> {
-    let failure: unknown;
     try {
-      await greet(client);
-      const n = await read(client);
-      await echo(client, n);
+      await client.greet();
+      const n = await client.read();
+      await client.echo(n);
     } catch (error) {
-      failure = error;
+      client.fail(error);
     }
-    finish(client, failure);
+    client.close();
   }
 
-  check("listener", Symbol.asyncIterator in Object(listener), "a Listener");
-  const settings = settingsFrom(options);
-  const clients = new Clients();
-  const buffers = new BufferPool(settings.maxBytes);
-  const changed = new Condition();
-  const timer = new Timer(wake);
-  const acceptor = new Acceptor(listener, changed.notify, acceptFailed);
-  let events: ReadableStreamDefaultController<NetEvent> | undefined;
-  let graceEnds = Infinity; // until the shutdown begins
-  let aborted = false;
-  let yielding = 0; // calls of `yieldToIO` in progress
+  /** The `events` mode: one loop handles accepts and reads, one by one. */
+  async function handleEvents(): Promise<void> {
+    for await (const { type, client, n = null } of queue) {
+      if (type === "accept") {
+        client.greet()
+          .then(() => client.read())
+          .then((n) => events.enqueue({ type: "read", client, n }))
+          .catch((error) => client.fail(error).close());
+      } else {
+        client.echo(n)
+          .catch((error) => client.fail(error))
+          .then(() => client.close());
+      }
+    }
+  }
 
-  if (settings.mode === "events") handleEvents();
+  function shutdown(): Promise<void> {
+    acceptor.stop();
+    clients.endBy(performance.now() + grace);
+    return finished;
+  }
+
+  /** A shutdown without a grace. */
+  function abort(): void {
+    acceptor.stop();
+    clients.endNow();
+  }
+
+  if (mode === "events") handleEvents();
   const finished = run();
-  settings.signal.addEventListener("abort", abort);
-  if (settings.signal.aborted) abort();
+  signal.addEventListener("abort", abort);
+  if (signal.aborted) abort();
   return {
     addr: listener.addr,
     get connections() {
@@ -99,188 +125,6 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
     shutdown,
     [Symbol.asyncDispose]: shutdown,
   };
-
-  /** The `events` mode: one loop handles accepts and reads, one by one. */
-  async function handleEvents(): Promise<void> {
-    const queue = new ReadableStream<NetEvent>({ start: (c) => events = c });
-    for await (const { type, client, n = null } of queue) {
-      const fail = (error: unknown) => finish(client, error);
-      switch (type) {
-        case "accept":
-          greet(client)
-            .then(() => read(client))
-            .then((n) => events!.enqueue({ type: "read", client, n }), fail);
-          break;
-        case "read":
-          echo(client, n).then(() => finish(client), fail);
-          break;
-      }
-    }
-  }
-
-  function greet(client: Client): Promise<void> {
-    return writeAll(client, settings.greeting);
-  }
-
-  function read(client: Client): Promise<number | null> {
-    if (client.expired) throw new Deno.errors.TimedOut();
-    client.state = "reading";
-    client.buffer = buffers.get();
-    return client.conn.read(client.buffer);
-  }
-
-  function echo(client: Client, n: number | null): Promise<void> {
-    client.received = n;
-    return writeAll(client, client.buffer!.subarray(0, n ?? 0));
-  }
-
-  /** A single write may take only some of the bytes. */
-  async function writeAll(client: Client, bytes: Uint8Array): Promise<void> {
-    client.state = "writing";
-    for (let written = 0; written < bytes.length;) {
-      const n = await client.conn.write(bytes.subarray(written));
-      written += n;
-      client.sent += n;
-      changed.notify();
-    }
-  }
-
-  /** Every exchange ends here, exactly once, with no operation pending. */
-  function finish(client: Client, failure?: unknown): void {
-    if (client.buffer) buffers.put(client.buffer);
-    const outcome = outcomeOf(client, failure);
-    const ms = performance.now() - client.began;
-    const bytes = Math.max(0, client.sent - settings.greeting.length);
-    // More data may be unread or in flight, in either direction.
-    const isLarge = client.received === settings.maxBytes ||
-      client.sent >= LINGER.bytes;
-    if (isLarge && outcome === "echoed" && !client.expired) {
-      drain(client, LINGER.ms).then(() => close(client));
-    } else close(client);
-    const { remoteAddr: remote } = client.conn;
-    report(settings.onExchange, { remote, outcome, bytes, ms });
-  }
-
-  /** Discards data that, left unread, would turn the close into a reset. */
-  async function drain(client: Client, ms: number): Promise<void> {
-    client.state = "draining";
-    client.deadline = performance.now() + ms;
-    timer.wakeBy(client.deadline);
-    try {
-      if (!client.expired) await client.conn.closeWrite();
-      for (let left = DRAIN.bytes; left > 0;) {
-        left -= await client.conn.read(DISCARDED) ?? Infinity;
-      }
-    } catch {
-      // The client has gone, or its time is up.
-    }
-  }
-
-  function close(client: Client): void {
-    client.state = "closed";
-    attempt(() => client.conn.close());
-    clients.delete(client);
-    changed.notify();
-  }
-
-  function open(conn: Conn): Client {
-    const client = new Client(conn);
-    client.deadline = client.began + settings.timeout;
-    clients.add(client);
-    timer.wakeBy(client.deadline);
-    // Without a timeout, nothing else would detect a dead peer.
-    if (client.deadline === Infinity) attempt(() => conn.setKeepAlive?.(true));
-    if (aborted) expire(client);
-    return client;
-  }
-
-  /** Closes it, so what is pending rejects. If a write is stuck, drains first. */
-  function expire(client: Client): void {
-    client.expired ??= aborted ? "shutdown" : "timeout";
-    client.deadline = Infinity;
-    if (client.state === "writing") drain(client, DRAIN.ms);
-    else attempt(() => client.conn.close());
-  }
-
-  /** Runs when a deadline has passed: a client's, the grace's or `until`'s. */
-  async function wake(): Promise<void> {
-    // Data may have arrived in time, above all if the process was stopped.
-    if (performance.now() >= nextDeadline()) await yieldToIO(TURNS.idle);
-    const now = performance.now();
-    if (now >= graceEnds && !aborted) abort();
-    for (const client of clients.overdue(now)) expire(client);
-    changed.notify();
-    timer.wakeBy(Math.max(nextDeadline(), now + TICK));
-  }
-
-  function nextDeadline(): number {
-    return Math.min(clients.nextDeadline(), aborted ? Infinity : graceEnds);
-  }
-
-  /** Yields until, for some turns, no exchange has made progress. */
-  async function yieldToIO(turns: number): Promise<void> {
-    yielding++;
-    let left = TURNS.max + clients.size / 64;
-    for (let idle = 0; idle < turns && left > 0; left--) {
-      const before = changed.count;
-      await nextTurn();
-      idle = changed.count === before ? idle + 1 : 0;
-    }
-    yielding--;
-    changed.notify();
-  }
-
-  /** Waits until a condition holds, but at most `ms`. */
-  async function until(holds: () => boolean, ms: number): Promise<void> {
-    const limit = performance.now() + ms;
-    while (!holds() && performance.now() < limit) {
-      timer.wakeBy(limit);
-      await changed.wait();
-    }
-  }
-
-  /** Pacing. Does not wait for TLS clients: a handshake may never finish. */
-  async function pace(client: Client): Promise<void> {
-    if (settings.greeting.length === 0 || "handshake" in client.conn) return;
-    await until(() => client.sent > 0 || client.state === "closed", PACE.ms);
-  }
-
-  /** Waits up to `ms` for a connection to end. If hopeless, stops accepting. */
-  async function acceptFailed(error: unknown, ms: number): Promise<void> {
-    report(settings.onAcceptError, error);
-    const { size } = clients;
-    const before = graceEnds;
-    const isHopeless = isFatal(error) || (before < Infinity && size === 0);
-    if (isHopeless && ms >= BACK_OFF.last) return acceptor.close();
-    await until(() => clients.size < size || graceEnds !== before, ms);
-  }
-
-  function shutdown(): Promise<void> {
-    if (graceEnds === Infinity) drainQueue();
-    graceEnds = Math.min(graceEnds, performance.now() + settings.grace);
-    timer.wakeBy(graceEnds);
-    changed.notify();
-    return finished;
-  }
-
-  /** Accepts the clients in the kernel's queue, then closes the listener. */
-  async function drainQueue(): Promise<void> {
-    const enough = acceptor.attempts + BACKLOG;
-    while (!acceptor.done && acceptor.attempts < enough) {
-      const { attempts, pending } = acceptor;
-      await (pending ? yieldToIO(TURNS.idle + clients.size) : changed.wait());
-      // If the same accept is still pending, the queue is empty.
-      if (acceptor.pending && acceptor.attempts === attempts) break;
-    }
-    acceptor.close();
-  }
-
-  /** Expires every client, including those yet to be accepted. */
-  function abort(): void {
-    aborted = true;
-    for (const client of clients.overdue(Infinity)) expire(client);
-    shutdown();
-  }
 }
 
 /**
@@ -361,6 +205,11 @@ export interface Exchange {
   bytes: number;
   /** Milliseconds from the accept until the outcome is known. */
   ms: number;
+  /**
+   * Why the exchange failed: what a read or a write rejected with. Present only
+   * if the outcome is `error`.
+   */
+  error?: unknown;
 }
 
 /**
@@ -503,7 +352,7 @@ export interface ServeOptions {
   /**
    * The maximum number of simultaneous connections: a whole number, at least
    * 1, or `Infinity`. Further clients wait in the kernel's queue. A connection
-   * that is being drained, for a second at most, still counts.
+   * that lingers, for a second at most, still counts.
    *
    * @default {Infinity}
    */
@@ -560,7 +409,7 @@ export interface EchoServer<A extends Deno.Addr = Deno.Addr>
   extends AsyncDisposable {
   /** The address of the listener. */
   readonly addr: A;
-  /** How many connections are open, including those that are being drained. */
+  /** How many connections are open, including those that linger. */
   readonly connections: number;
   /**
    * Resolves when the listener and all connections are closed: after a
@@ -578,205 +427,494 @@ export interface EchoServer<A extends Deno.Addr = Deno.Addr>
   shutdown(): Promise<void>;
 }
 
-/** Pacing: after one accept in `every`, wait up to `ms` for its greeting. */
+// docs/design.md tells how each of these numbers was found.
+
+/**
+ * Pacing: after one accept in `every`, wait for its greeting, up to `ms`.
+ * Otherwise a crowd makes Deno poll thousands of connections in vain.
+ */
 const PACE = { every: 16, ms: 50 };
-/** Back-off in ms. If accepting is hopeless, give up at `last`. */
-const BACK_OFF = { first: 5, last: 160, max: 1000 };
-/** Linger for `ms` after a full read, or if at least `bytes` were sent. */
-const LINGER = { bytes: 512, ms: 1000 };
-/** Limits of draining: `ms` if a write is stuck, and `bytes`. */
-const DRAIN = { ms: 50, bytes: 1 << 20 };
+/**
+ * The delay after a failed accept, in ms: `first`, doubling up to `max`. After
+ * `hopeless` such failures in a row (0.3 s), the server gives up.
+ */
+const BACK_OFF = { first: 5, max: 1000, hopeless: 6 };
+/**
+ * Linger for up to `ms`, time to send a lost packet again, after a full read
+ * (more may follow it), or if at least `bytes` were sent (less fits into any
+ * window).
+ */
+const LINGER = { ms: 1000, bytes: 512 };
+/** How long to read on while a write is stuck, in ms: a round trip or two. */
+const UNSTICK_MS = 50;
+/** The most bytes to discard: a client may send for ever. */
+const DISCARD_BYTES = 1 << 20;
 /** Where discarded bytes go. Nobody reads them. */
 const DISCARDED = new Uint8Array(1 << 16);
-/** Deadlines within this many milliseconds expire together. */
+/** Deadlines within this many ms expire together: thousands share a timer. */
 const TICK = 20;
-/** Turns of the event loop: each polls some 128 operations of the process. */
+/**
+ * I/O is idle after `idle` turns of the event loop without progress, or after
+ * `max` turns: Deno polls only some 128 operations of the process per turn.
+ */
 const TURNS = { idle: 4, max: 64 };
-/** The most clients that a shutdown accepts from the kernel's queue. */
-const BACKLOG = 4096;
+/**
+ * At a shutdown, the kernel's queue counts as empty once an accept has waited
+ * for `ms` in all (newcomers never let it run empty for long), or after `length`
+ * accepts (the kernel holds no more).
+ */
+const QUEUE = { length: 4096, ms: 500 };
+/**
+ * Buffers in bytes: the `largest` that are cut from a `slab` and reused, and how
+ * much is `kept`. Larger ones would hold on to what one large message touched.
+ */
+const BUFFERS = { largest: 1 << 16, slab: 1 << 20, kept: 1 << 24 };
 const MODES: readonly Mode[] = ["concurrent", "serial", "events"];
 /** The longest delay of a timer. */
 const MAX_MS = 2 ** 31 - 1;
 
-/** A connection and the state of its exchange. */
-class Client {
-  readonly began = performance.now();
-  deadline = Infinity;
-  state: "new" | "writing" | "reading" | "draining" | "closed" = "new";
-  expired?: "timeout" | "shutdown";
-  buffer?: Uint8Array;
-  received?: number | null;
-  /** Bytes written so far, including the greeting. */
-  sent = 0;
-  /** Its index in {@linkcode Clients}. */
-  index = -1;
-
-  constructor(readonly conn: Conn) {}
-}
-
 /** An event in the queue of the `events` mode. */
 type NetEvent = { type: "accept" | "read"; client: Client; n?: number | null };
 
-/** The open connections. A `Set` doubled the memory under load. */
+/** A connection, from the accept to the close. */
+class Client {
+  readonly #began = performance.now();
+  #deadline: number;
+  readonly #conn: Conn;
+  readonly #remote: Deno.Addr;
+  readonly #clients: Clients;
+  #expired: "timeout" | "shutdown" | undefined;
+  #failure: { error: unknown } | undefined;
+  #isWriting = false;
+  /** Bytes written so far, including the greeting. */
+  #sent = 0;
+  #buffer: Uint8Array | undefined;
+  #received: number | null | undefined;
+
+  constructor(conn: Conn, clients: Clients) {
+    this.#conn = conn;
+    this.#remote = conn.remoteAddr;
+    this.#clients = clients;
+    this.#deadline = this.#began + clients.settings.timeout;
+    // Without a timeout, nothing else would detect a dead peer.
+    if (this.#deadline === Infinity) attempt(() => conn.setKeepAlive?.(true));
+  }
+
+  greet(): Promise<void> {
+    return this.#write(this.#clients.settings.greeting);
+  }
+
+  read(): Promise<number | null> {
+    if (this.#expired) throw new Deno.errors.TimedOut();
+    this.#buffer = this.#clients.buffers.get();
+    return this.#conn.read(this.#buffer);
+  }
+
+  async echo(n: number | null): Promise<void> {
+    this.#received = n;
+    await this.#write(this.#buffer!.subarray(0, n ?? 0));
+  }
+
+  /** Remembers why the exchange failed. */
+  fail(error: unknown): this {
+    this.#failure = { error };
+    return this;
+  }
+
+  /** Ends the exchange, exactly once, with no operation pending. */
+  close(): void {
+    const { settings, buffers } = this.#clients;
+    if (this.#buffer) buffers.put(this.#buffer);
+    const exchange = this.#summary();
+    // More data may be unread or in flight, in either direction.
+    const isLarge = this.#received === settings.maxBytes ||
+      this.#sent >= LINGER.bytes;
+    if (isLarge && !this.#failure && !this.#expired) this.#linger();
+    else this.#release();
+    report(settings.onExchange, exchange);
+  }
+
+  /** When it expires, if all do by `end`. Once it has, it may be reading on. */
+  due(end: number): number {
+    return this.#expired ? this.#deadline : Math.min(this.#deadline, end);
+  }
+
+  /** Its time is up: what is pending rejects, so that the exchange ends. */
+  expire(end: number): void {
+    this.#expired ??= this.#deadline > end ? "shutdown" : "timeout";
+    this.#deadline = Infinity;
+    if (this.#isWriting) this.#unstick();
+    else attempt(() => this.#conn.close());
+  }
+
+  /**
+   * Waits until something has been sent, but not for long, and not over TLS: a
+   * handshake may never finish.
+   */
+  async greeted(): Promise<void> {
+    const { settings, changed } = this.#clients;
+    if (settings.greeting.length === 0 || "handshake" in this.#conn) return;
+    const isGreeted = () => this.#sent > 0 || !this.#clients.has(this);
+    await changed.until(isGreeted, PACE.ms);
+  }
+
+  /** A single write may take only some of the bytes. */
+  async #write(bytes: Uint8Array): Promise<void> {
+    this.#isWriting = true;
+    for (let written = 0; written < bytes.length;) {
+      const n = await this.#conn.write(bytes.subarray(written));
+      written += n;
+      this.#sent += n;
+      this.#clients.changed.notify();
+    }
+    this.#isWriting = false;
+  }
+
+  #summary(): Exchange {
+    const outcome = this.#outcome();
+    const greeting = this.#clients.settings.greeting.length;
+    const exchange: Exchange = {
+      remote: this.#remote,
+      outcome,
+      bytes: Math.max(0, this.#sent - greeting),
+      ms: performance.now() - this.#began,
+    };
+    if (outcome === "error") exchange.error = this.#failure!.error;
+    return exchange;
+  }
+
+  #outcome(): Outcome {
+    if (!this.#failure) return this.#received === null ? "eof" : "echoed";
+    if (this.#expired) return this.#expired;
+    const { error } = this.#failure;
+    if (isDisconnect(error)) return "reset";
+    // A TLS client closed without a close_notify.
+    const isEof = error instanceof Deno.errors.UnexpectedEof;
+    return isEof && this.#received === undefined ? "eof" : "error";
+  }
+
+  /** Half-closes and waits for the client's EOF. */
+  async #linger(): Promise<void> {
+    await this.#discard(LINGER.ms, () => this.#conn.closeWrite());
+    this.#release();
+  }
+
+  /** A write is stuck, as the client does not read: reads, then closes. */
+  async #unstick(): Promise<void> {
+    this.#isWriting = false; // when it expires again, it is closed
+    await this.#discard(UNSTICK_MS);
+  }
+
+  /** Discards data that, left unread, would turn the close into a reset. */
+  async #discard(ms: number, prepare?: () => Promise<void>): Promise<void> {
+    this.#deadline = performance.now() + ms;
+    this.#clients.wakeBy(this.#deadline);
+    try {
+      await prepare?.();
+      for (let left = DISCARD_BYTES; left > 0;) {
+        left -= await this.#conn.read(DISCARDED) ?? Infinity;
+      }
+    } catch {
+      // The client has gone, or its time is up.
+    }
+  }
+
+  #release(): void {
+    attempt(() => this.#conn.close());
+    this.#clients.delete(this);
+  }
+}
+
+/** The open connections, and one timer for all deadlines. */
 class Clients {
-  readonly #all: Client[] = [];
+  readonly settings: Settings;
+  readonly buffers: BufferPool;
+  readonly changed = new Condition();
+  readonly #open = new Set<Client>();
+  /** The end of the grace: a deadline that all clients have in common. */
+  #end = Infinity;
+  #isOver = false;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #wakesAt = Infinity;
+  #isAwake = false;
+
+  constructor(settings: Settings) {
+    this.settings = settings;
+    this.buffers = new BufferPool(settings.maxBytes);
+    // Deno loads its timers on first use, which may run microtasks: do it here.
+    clearTimeout(undefined);
+  }
 
   get size(): number {
-    return this.#all.length;
+    return this.#open.size;
   }
 
-  add(client: Client): void {
-    client.index = this.#all.push(client) - 1;
+  has(client: Client): boolean {
+    return this.#open.has(client);
   }
 
-  /** Moves the last client into the free slot. */
+  open(conn: Conn): Client {
+    const client = new Client(conn, this);
+    this.#open.add(client);
+    if (this.#isOver) client.expire(this.#end);
+    this.wakeBy(client.due(this.#end));
+    return client;
+  }
+
   delete(client: Client): void {
-    const last = this.#all.pop()!;
-    if (last !== client) this.#all[client.index] = last;
-    last.index = client.index;
+    this.#open.delete(client);
+    this.changed.notify();
   }
 
-  overdue(now: number): Client[] {
-    return this.#all.filter(({ deadline }) => deadline <= now);
+  /** Waits for the last connection, then stops the timer for good. */
+  async allClosed(): Promise<void> {
+    while (this.size > 0 || this.#isAwake) await this.changed.wait();
+    clearTimeout(this.#timer);
+    this.#wakesAt = -Infinity;
   }
 
-  nextDeadline(): number {
-    let next = Infinity;
-    for (const { deadline } of this.#all) next = Math.min(next, deadline);
+  /** All clients, including those yet to be accepted, expire by then. */
+  endBy(time: number): void {
+    this.#end = Math.min(this.#end, time);
+    this.wakeBy(this.#end);
+  }
+
+  endNow(): void {
+    this.#end = -Infinity;
+    this.#expireOverdue();
+  }
+
+  /** Sets the timer, unless it is already set to an earlier time. */
+  wakeBy(time: number): void {
+    if (time >= this.#wakesAt) return;
+    clearTimeout(this.#timer);
+    this.#wakesAt = time;
+    const ms = Math.max(0, Math.ceil(time - performance.now()));
+    this.#timer = setTimeout(() => this.#wake(), ms);
+  }
+
+  async #wake(): Promise<void> {
+    this.#wakesAt = -Infinity; // no timer until the end
+    this.#isAwake = true;
+    // Data may have arrived in time, above all if the process was stopped.
+    if (performance.now() >= this.#nextDue()) await this.#untilIdle();
+    this.#expireOverdue();
+    this.#wakesAt = Infinity;
+    this.wakeBy(Math.max(this.#nextDue(), performance.now() + TICK));
+    this.#isAwake = false;
+    this.changed.notify();
+  }
+
+  #expireOverdue(): void {
+    const now = performance.now();
+    this.#isOver ||= now >= this.#end;
+    for (const client of this.#open) {
+      if (client.due(this.#end) <= now) client.expire(this.#end);
+    }
+  }
+
+  #nextDue(): number {
+    let next = this.#isOver ? Infinity : this.#end;
+    for (const client of this.#open) {
+      next = Math.min(next, client.due(this.#end));
+    }
     return next;
+  }
+
+  /** Yields until, for some turns, no exchange has made progress. */
+  async #untilIdle(): Promise<void> {
+    let left = TURNS.max + this.size / 64;
+    for (let idle = 0; idle < TURNS.idle && left > 0; left--) {
+      idle = await this.changed.inNextTurn() ? 0 : idle + 1;
+    }
   }
 }
 
 /** A condition variable: `while (!holds) await changed.wait()`. */
 class Condition {
-  #next?: PromiseWithResolvers<void>;
-  /** How many notifications there have been. */
-  count = 0;
+  #next: PromiseWithResolvers<void> | undefined;
+  #count = 0;
 
   wait(): Promise<void> {
     return (this.#next ??= Promise.withResolvers()).promise;
   }
 
-  readonly notify = (): void => {
-    this.count++;
+  notify(): void {
+    this.#count++;
     this.#next?.resolve();
     this.#next = undefined;
-  };
-}
-
-/** One timer for all deadlines. */
-class Timer {
-  #id?: ReturnType<typeof setTimeout>;
-  #time = Infinity;
-
-  constructor(readonly wake: () => void) {
-    // Deno loads its timers on first use, which may run microtasks: do it here.
-    clearTimeout(undefined);
   }
 
-  /** Sets the timer, unless it is already set to an earlier time. */
-  wakeBy(time: number): void {
-    if (time >= this.#time) return;
-    clearTimeout(this.#id);
-    this.#time = time;
-    const ms = Math.max(0, Math.ceil(time - performance.now()));
-    this.#id = setTimeout(() => {
-      this.#time = Infinity;
-      this.wake();
+  /** Waits until a condition holds, but at most `ms`. */
+  async until(holds: () => boolean, ms: number): Promise<void> {
+    let isLate = false;
+    const timer = setTimeout(() => {
+      isLate = true;
+      this.notify();
     }, ms);
+    while (!holds() && !isLate) await this.wait();
+    clearTimeout(timer);
   }
 
-  /** Stops it for good. */
-  stop(): void {
-    clearTimeout(this.#id);
-    this.#time = -Infinity;
+  /** Waits for one turn of the event loop. Says whether it was notified. */
+  async inNextTurn(): Promise<boolean> {
+    const before = this.#count;
+    await nextTurn();
+    return this.#count !== before;
   }
 }
 
-/** The connections of a listener. A failed accept is retried. */
-class Acceptor implements AsyncIterableIterator<Conn> {
-  /** How many accepts have been started. */
-  attempts = 0;
-  pending = false;
-  done = false;
-  /** The next delays, after a fatal failure and after any other. */
-  readonly #backOff = { fatal: BACK_OFF.first, other: BACK_OFF.first };
-  #conns?: AsyncIterator<Conn>;
+/** The clients of a listener. A failed accept is retried. */
+class Acceptor {
+  accepted = 0;
+  /** Settles when a shutdown has served the kernel's queue. */
+  queueServed: Promise<void> | undefined;
+  readonly #listener: Listener;
+  readonly #clients: Clients;
+  #attempts = 0;
+  #isPending = false;
+  #isClosed = false;
+  /** How many accepts have failed in a row, and how many without hope. */
+  #failures = 0;
+  #hopeless = 0;
 
-  constructor(
-    readonly listener: Listener,
-    readonly onPending: () => void,
-    readonly onError: (error: unknown, ms: number) => Promise<void>,
-  ) {}
-
-  [Symbol.asyncIterator](): this {
-    return this;
+  constructor(listener: Listener, clients: Clients) {
+    this.#listener = listener;
+    this.#clients = clients;
   }
 
-  async next(): Promise<IteratorResult<Conn>> {
-    while (!this.done) {
-      this.attempts++;
-      this.pending = true;
-      this.onPending();
+  async *[Symbol.asyncIterator](): AsyncGenerator<Client, void> {
+    while (!this.#isClosed) {
       try {
-        this.#conns ??= this.listener[Symbol.asyncIterator]();
-        const result = await this.#conns.next();
-        this.pending = false;
-        if (result.done) this.close();
-        this.#backOff.fatal = this.#backOff.other = BACK_OFF.first;
-        return result;
+        this.#begin();
+        for await (const conn of this.#listener) {
+          const client = this.#open(conn);
+          if (client) yield client;
+          this.#begin();
+        }
+        this.#close();
       } catch (error) {
-        this.pending = false;
-        if (!this.done) await this.#recover(error);
+        this.#isPending = false;
+        if (!this.#isClosed) await this.#recover(error);
       }
     }
-    return { done: true, value: undefined };
+  }
+
+  #begin(): void {
+    this.#attempts++;
+    this.#isPending = true;
+    this.#clients.changed.notify();
+  }
+
+  #open(conn: Conn): Client | undefined {
+    this.#isPending = false;
+    this.#failures = this.#hopeless = 0;
+    this.accepted++;
+    try {
+      return this.#clients.open(conn);
+    } catch (error) { // a connection of your own may have no address
+      attempt(() => conn.close());
+      report(this.#clients.settings.onAcceptError, error);
+      return undefined;
+    }
+  }
+
+  /** Waits for a connection to end or a shutdown to begin, but not for long. */
+  async #recover(error: unknown): Promise<void> {
+    // That client has gone, or its address is not UTF-8: accept the next.
+    if (isDisconnect(error) || error instanceof Deno.errors.InvalidData) {
+      if (this.#attempts % PACE.every === 0) await nextTurn();
+      return;
+    }
+    report(this.#clients.settings.onAcceptError, error);
+    const { size } = this.#clients;
+    const wasStopping = this.#isStopping;
+    // Neither the listener nor a client will let an accept succeed.
+    const isHopeless = isFatal(error) || (wasStopping && size === 0);
+    this.#hopeless = isHopeless ? this.#hopeless + 1 : 0;
+    if (this.#hopeless === BACK_OFF.hopeless) return this.#close();
+    const ms = Math.min(BACK_OFF.first * 2 ** this.#failures++, BACK_OFF.max);
+    const hasChanged = () =>
+      this.#clients.size < size || this.#isStopping !== wasStopping;
+    await this.#clients.changed.until(hasChanged, ms);
+  }
+
+  get #isStopping(): boolean {
+    return this.queueServed !== undefined;
+  }
+
+  /** Accepts the clients in the kernel's queue, then closes the listener. */
+  stop(): void {
+    this.queueServed ??= this.#serveQueue();
+    this.#clients.changed.notify();
+  }
+
+  async #serveQueue(): Promise<void> {
+    const { changed } = this.#clients;
+    const last = this.#attempts + QUEUE.length;
+    let most = 0;
+    let pendingMs = 0;
+    for (let idle = 0; idle < TURNS.idle + most && pendingMs < QUEUE.ms;) {
+      if (this.#isClosed || this.#attempts >= last) break;
+      most = Math.max(most, this.#clients.size);
+      const before = performance.now();
+      const isIdle = !await changed.inNextTurn();
+      if (this.#isPending) {
+        pendingMs += performance.now() - before;
+        idle = isIdle ? idle + 1 : 0;
+      } else {
+        // Others are served first: nobody in the queue is given up.
+        while (!this.#isPending && !this.#isClosed) await changed.wait();
+        idle = 0;
+      }
+    }
+    this.#close();
   }
 
   /** Closes the listener. Its iterator should end; if not, this one does. */
-  close(): void {
-    if (!this.done) attempt(() => this.listener.close());
-    this.done = true;
-  }
-
-  async #recover(error: unknown): Promise<void> {
-    this.#conns = undefined;
-    // That client has gone, or its address is not UTF-8: accept the next.
-    if (isDisconnect(error) || error instanceof Deno.errors.InvalidData) {
-      if (this.attempts % PACE.every === 0) await nextTurn();
-      return;
-    }
-    const kind = isFatal(error) ? "fatal" : "other";
-    if (kind === "other") this.#backOff.fatal = BACK_OFF.first;
-    await this.onError(error, this.#backOff[kind]);
-    this.#backOff[kind] = Math.min(2 * this.#backOff[kind], BACK_OFF.max);
+  #close(): void {
+    if (!this.#isClosed) attempt(() => this.#listener.close());
+    this.#isClosed = true;
+    this.#clients.changed.notify();
   }
 }
 
-/** Read buffers, cut from slabs and reused. */
+/** Read buffers: small ones are cut from slabs and reused. */
 class BufferPool {
+  readonly #size: number;
   readonly #free: Uint8Array[] = [];
   #slab = new Uint8Array(0);
 
-  constructor(readonly size: number) {}
+  constructor(size: number) {
+    this.#size = size;
+  }
 
   get(): Uint8Array {
+    if (this.#size > BUFFERS.largest) return mapped(this.#size);
     if (this.#free.length > 0) return this.#free.pop()!;
-    if (this.#slab.length < this.size) {
-      // So large that the kernel allocates only the pages that are used.
-      this.#slab = new Uint8Array(Math.max(this.size, 1 << 20));
+    if (this.#slab.length < this.#size) {
+      this.#slab = new Uint8Array(BUFFERS.slab);
     }
-    const buffer = this.#slab.subarray(0, this.size);
-    this.#slab = this.#slab.subarray(this.size);
+    const buffer = this.#slab.subarray(0, this.#size);
+    this.#slab = this.#slab.subarray(this.#size);
     return buffer;
   }
 
   put(buffer: Uint8Array): void {
-    if (this.#free.length * this.size < 1 << 24) this.#free.push(buffer);
+    if (this.#size > BUFFERS.largest) return;
+    if (this.#free.length * this.#size < BUFFERS.kept) this.#free.push(buffer);
   }
 }
 
 function noop(): void {}
+
+/**
+ * A buffer of which only the pages that are used take memory: V8 maps resizable
+ * ones from the kernel, and others from a heap that may clear them.
+ */
+function mapped(size: number): Uint8Array {
+  return new Uint8Array(new ArrayBuffer(size, { maxByteLength: size }));
+}
 
 /** Resolves after the runtime has polled for I/O once more. */
 function nextTurn(): Promise<void> {
@@ -817,14 +955,18 @@ function isFatal(error: unknown): boolean {
     /^(EBADF|EINVAL|ENOTSOCK|EOPNOTSUPP)$/.test(Object(error).code);
 }
 
-function outcomeOf({ received, expired }: Client, failure?: unknown): Outcome {
-  if (received === null) return "eof";
-  if (failure === undefined && received !== undefined) return "echoed";
-  if (expired) return expired;
-  if (isDisconnect(failure)) return "reset";
-  // A TLS client closed without a close_notify.
-  if (failure instanceof Deno.errors.UnexpectedEof) return "eof";
-  return "error";
+type Settings = ReturnType<typeof settingsFrom>;
+
+/** The server owns the listener: it closes it also if an option is wrong. */
+function settingsOrClose(listener: Listener, options: ServeOptions): Settings {
+  check("listener", Symbol.asyncIterator in Object(listener), "a Listener");
+  try {
+    check("options", Object(options) === options, "an object");
+    return settingsFrom(options);
+  } catch (error) {
+    attempt(() => listener.close());
+    throw error;
+  }
 }
 
 /** Checks the options and fills in the defaults. */

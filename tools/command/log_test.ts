@@ -1,24 +1,68 @@
-/** The log, and the signals: nothing an operator does harms an exchange. */
+/** The log: nothing an operator does with it harms an exchange. */
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { redirected, runMain, ServerProcess } from "../testing/processes.ts";
-import { bytesOf, GREETING, textOf } from "../testing/bytes.ts";
-import { ask, exchange, greetMany, readText } from "../testing/clients.ts";
+import {
+  redirected,
+  runMain,
+  ServerProcess,
+  tryKill,
+} from "../testing/processes.ts";
+import { bytesOf, GREETING } from "../testing/bytes.ts";
+import {
+  ask,
+  exchange,
+  exchangeMany,
+  greetMany,
+  readText,
+  waitUntilFree,
+} from "../testing/clients.ts";
 import { needs, withCommand } from "../testing/needs.ts";
-import { tryKill } from "../testing/processes.ts";
-import { delay, Inbox, tryWithin, turn } from "../testing/timing.ts";
+import { Pipe } from "../testing/pipe.ts";
+import { Terminal, withTerminal } from "../testing/terminal.ts";
+import { delay, tryWithin, turn } from "../testing/timing.ts";
+
+withCommand("log: --json logs one object per line", async () => {
+  await using command = new ServerProcess([
+    "--port=0",
+    "-v",
+    "--json",
+    "--greeting=",
+  ]);
+  const port = await command.ready();
+  const { time, ...listening } = JSON.parse(command.stdout.all[0]);
+  assertMatch(time, /^\d{4}-.*Z$/);
+  assertEquals(listening, { event: "listening", address: `0.0.0.0:${port}` });
+  assertEquals(await exchange(port, "hoge"), "hoge");
+  await command.event("exchange");
+  command.kill("SIGINT");
+  assertEquals(await command.code(), 0);
+  const [one, two, three] = command.stderr.all.map((line) => JSON.parse(line));
+  assertMatch(one.time, /^\d{4}-.*Z$/);
+  assertMatch(one.remote, /^127\.0\.0\.1:\d+$/);
+  assert(one.ms > 0);
+  assertEquals(
+    { ...one, time: 0, remote: 0, ms: 0 },
+    {
+      time: 0,
+      event: "exchange",
+      remote: 0,
+      outcome: "echoed",
+      bytes: 4,
+      ms: 0,
+    },
+  );
+  assertEquals({ ...two, time: 0 }, {
+    time: 0,
+    event: "shutdown",
+    signal: "SIGINT",
+    clients: 0,
+    grace_ms: 10_000,
+  });
+  assertEquals(three.event, "summary");
+  assertEquals(three.echoed, 1);
+});
 
 const MAIN = runMain("--allow-net");
-
-/** Exchanges from 16 clients at once; every byte is checked. */
-async function exchanges(port: number, count: number): Promise<void> {
-  let next = 0;
-  await Promise.all(Array.from({ length: 16 }, async () => {
-    for (let i; (i = next++) < count;) {
-      assertEquals(await exchange(port, `${i}`), `${GREETING}${i}`);
-    }
-  }));
-}
 
 for (const flag of ["--verbose", "--json"]) {
   withCommand(
@@ -29,7 +73,7 @@ for (const flag of ["--verbose", "--json"]) {
         redirected("2>/dev/full", MAIN),
       );
       const port = await command.ready();
-      await exchanges(port, 500);
+      await exchangeMany(port, 500);
       using clients = await greetMany(port, 50);
       await Promise.all(clients.map((conn) => conn.write(bytesOf("hoge"))));
       command.kill("SIGTERM");
@@ -65,48 +109,6 @@ withCommand(
   },
 );
 
-/**
- * A pipe with a name, which nobody reads until `read` is called. It holds some
- * 750 lines of the log; 2000 more wait in the service.
- */
-class Pipe implements AsyncDisposable {
-  readonly lines = new Inbox<string>();
-  readonly #dir = Deno.makeTempDirSync();
-  readonly path = `${this.#dir}/pipe`;
-  readonly #file: Deno.FsFile;
-  #reading?: Promise<void>;
-  /** The pause after each read, in milliseconds. */
-  pause = 0;
-  reads = 0;
-
-  constructor() {
-    new Deno.Command("mkfifo", { args: [this.path] }).outputSync();
-    // A pipe that is open for writing too can be opened at once, and never ends.
-    this.#file = Deno.openSync(this.path, { read: true, write: true });
-  }
-
-  read(size = 65_536): void {
-    this.#reading = (async () => {
-      const chunk = new Uint8Array(size);
-      for (let rest = ""; rest !== "end";) {
-        const n = await this.#file.read(chunk);
-        this.reads++;
-        await delay(this.pause);
-        const lines = (rest + textOf(chunk.subarray(0, n ?? 0))).split("\n");
-        rest = lines.pop()!;
-        lines.forEach(this.lines.push);
-      }
-    })();
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    if (this.#reading) await Deno.writeTextFile(this.path, "\nend");
-    await this.#reading;
-    this.#file.close();
-    await Deno.remove(this.#dir, { recursive: true });
-  }
-}
-
 const withPipe = (name: string, fn: () => Promise<void>) =>
   needs(["net", "run", "read", "write"], ["mkfifo"], name, fn);
 
@@ -126,7 +128,7 @@ withPipe(
       redirected(`2>${pipe.path}`, MAIN),
     );
     const port = await command.ready();
-    await exchanges(port, COUNT);
+    await exchangeMany(port, COUNT);
     pipe.read();
     let dropped = 0;
     let written = 0;
@@ -155,7 +157,7 @@ withPipe(
       redirected(`2>${pipe.path}`, MAIN),
     );
     const port = await command.ready();
-    await exchanges(port, 1500);
+    await exchangeMany(port, 1500);
     command.kill("SIGTERM");
     assertEquals(await command.code(), 0);
   },
@@ -171,7 +173,7 @@ withPipe(
         redirected(`2>${pipe.path}`, MAIN),
       );
       const port = await command.ready();
-      await exchanges(port, 2200); // the pipe and the queue are full
+      await exchangeMany(port, 2200); // the pipe and the queue are full
       pipe.pause = 50;
       pipe.read(4096);
       const { reads } = pipe;
@@ -190,18 +192,6 @@ withPipe(
     }),
 );
 
-/** Waits until the listener on a port is closed. */
-async function waitUntilFree(port: number): Promise<void> {
-  while (true) {
-    try {
-      return Deno.listen({ port }).close();
-    } catch (error) {
-      if (!(error instanceof Deno.errors.AddrInUse)) throw error;
-      await turn();
-    }
-  }
-}
-
 withPipe("log: when lines are dropped, the last ones are kept", async () => {
   await using pipe = new Pipe();
   await using command = new ServerProcess(
@@ -210,7 +200,7 @@ withPipe("log: when lines are dropped, the last ones are kept", async () => {
   );
   const port = await command.ready();
   using clients = await greetMany(port, 1); // it delays the end
-  await exchanges(port, 3500);
+  await exchangeMany(port, 3500);
   command.kill("SIGTERM");
   await waitUntilFree(port); // the log is full, and has the shutdown
   pipe.read();
@@ -232,89 +222,11 @@ withPipe(
     await using one = start();
     await using two = start();
     const ports = [await one.ready(), await two.ready()];
-    await Promise.all(ports.map((port) => exchanges(port, COUNT)));
+    await Promise.all(ports.map((port) => exchangeMany(port, COUNT)));
     pipe.read(1000); // room for so little that large writes would interleave
     for (const line of await pipe.lines.waitFor(2 * COUNT)) {
       assertMatch(line, /^\S+Z exchange( [a-z]+=[^ =]+){4}$/);
     }
-  },
-);
-
-/** The command on its own terminal. Its output has `\r\n`. */
-class Terminal implements AsyncDisposable {
-  readonly #child: Deno.ChildProcess;
-  readonly #writer: WritableStreamDefaultWriter<Uint8Array>;
-  readonly #reader: ReadableStreamDefaultReader<string>;
-  text = "";
-
-  constructor(command: string) {
-    this.#child = new Deno.Command("script", {
-      args: ["-qec", command, "/dev/null"],
-      cwd: new URL("../..", import.meta.url),
-      stdin: "piped",
-      stdout: "piped",
-      stderr: "null",
-      env: { NO_COLOR: "1", SHELL: "/bin/sh" }, // script runs $SHELL
-    }).spawn();
-    this.#writer = this.#child.stdin.getWriter();
-    this.#reader = this.#child.stdout
-      .pipeThrough(new TextDecoderStream()).getReader();
-  }
-
-  /** Waits until the screen shows something. */
-  async shows(pattern: RegExp): Promise<RegExpMatchArray> {
-    for (let match;;) {
-      if ((match = this.text.match(pattern))) return match;
-      const { done, value } = await this.#reader.read();
-      assert(!done, `ended without ${pattern}: ${this.text}`);
-      this.text += value;
-    }
-  }
-
-  async type(text: string): Promise<void> {
-    await this.#writer.write(bytesOf(text));
-  }
-
-  async code(): Promise<number> {
-    return (await this.#child.status).code;
-  }
-
-  /** Closes the terminal. */
-  async [Symbol.asyncDispose](): Promise<void> {
-    try {
-      this.#child.kill("SIGKILL");
-    } catch {
-      // It has ended.
-    }
-    await this.#child.status;
-    await this.#writer.close().catch(() => {});
-    await this.#reader.cancel();
-  }
-}
-
-const withTerminal = (name: string, fn: () => Promise<void>) =>
-  needs(["net", "run", "read"], ["script"], name, fn);
-
-withTerminal(
-  "signals: Ctrl-C under deno task start lets exchanges finish",
-  async () => {
-    await using terminal = new Terminal(
-      `'${Deno.execPath()}' task start -- -p 0`,
-    );
-    const [, port] = await terminal.shows(/listening on .*:(\d+)\r/);
-    using clients = await greetMany(Number(port), 20);
-    await terminal.type("\x03");
-    await terminal.shows(
-      /shutdown signal=SIGINT clients=20 grace=10 \(Ctrl-C again quits at once\)\r/,
-    );
-    for (const conn of clients) {
-      assertEquals(await ask(conn, "hoge"), "hoge");
-    }
-    await terminal.shows(/summary echoed=20 .* error=0\r/);
-    // The service has ended with 0. `deno task` itself dies of the signal, with
-    // 130, if it gets round to it only now (4 times out of 40 if it is stopped).
-    const code = await terminal.code();
-    assert(code === 0 || code === 130, `exit code ${code}`);
   },
 );
 
@@ -332,7 +244,7 @@ for (const flag of ["--verbose", "--timeout=60"]) {
         const [, port] = await terminal.shows(/listening on .*:(\d+)\r/);
         using clients = await greetMany(Number(port), 50);
         await terminal[Symbol.asyncDispose]();
-        await exchanges(Number(port), 200);
+        await exchangeMany(Number(port), 200);
         Deno.kill(Number(pid), "SIGTERM");
         await waitUntilFree(Number(port));
         for (const conn of clients) {
@@ -351,7 +263,7 @@ withTerminal("log: Ctrl-S in the terminal blocks no exchange", async () => {
   );
   const [, port] = await terminal.shows(/listening on .*:(\d+)\r/);
   await terminal.type("\x13");
-  await exchanges(Number(port), 300);
+  await exchangeMany(Number(port), 300);
   await terminal.type("\x11");
   await terminal.shows(/outcome=echoed/);
   await terminal.type("\x03");
@@ -359,81 +271,91 @@ withTerminal("log: Ctrl-S in the terminal blocks no exchange", async () => {
   assertEquals(await terminal.code(), 0);
 });
 
-const READ_NET = "--allow-read --allow-net";
-const READ_WRITE = "--allow-read --allow-write";
-for (
-  const [permissions, listener] of [
-    ["--deny-env", "-p0"],
-    ["--deny-env", "--unix=/tmp/none/a"],
-    [READ_NET, "--unix=none/a"],
-    [READ_WRITE, "--unix=none/a"],
-  ]
-) {
-  withTerminal(
-    `signals: Ctrl-C ends Deno's permission prompt, ${permissions} ${listener}`,
-    async () => {
-      await using terminal = new Terminal(
-        `exec '${Deno.execPath()}' run ${permissions} main.ts ${listener}`,
-      );
-      await terminal.shows(/Allow\?/);
-      await terminal.type("\x03");
-      assertEquals(await terminal.code(), 130);
-    },
+/** A log in a file, whose size can be limited. */
+async function startWithLimit(...args: string[]) {
+  const dir = await Deno.makeTempDir();
+  const log = `${dir}/log`;
+  const command = new ServerProcess(
+    ["-p0", "-v", ...args],
+    redirected(`2>${log}`, MAIN),
   );
-}
-
-withTerminal("signals: with --json, Ctrl-C prints no hint", async () => {
-  await using terminal = new Terminal(
-    `exec '${Deno.execPath()}' run --allow-net main.ts -p0 --json`,
-  );
-  await terminal.shows(/"listening".*}\r/);
-  await terminal.type("\x03");
-  await terminal.shows(/"signal":"SIGINT","clients":0,"grace":10}\r/);
-  assertEquals(await terminal.code(), 0);
-});
-
-withTerminal("signals: SIGTERM prints no hint about Ctrl-C", async () => {
-  await using terminal = new Terminal(
-    `'${Deno.execPath()}' run --allow-net main.ts -p0 & echo pid=$!; wait $!`,
-  );
-  const [, pid] = await terminal.shows(/pid=(\d+)\r/);
-  await terminal.shows(/listening on/);
-  Deno.kill(Number(pid), "SIGTERM");
-  await terminal.shows(/shutdown signal=SIGTERM clients=0 grace=10\r/);
-  assertEquals(await terminal.code(), 0);
-});
-
-needs(
-  ["net", "run", "read", "write"],
-  ["prlimit"],
-  "log: the file size limit affects no exchange and loses no line",
-  async () => {
-    const dir = await Deno.makeTempDir();
-    const log = `${dir}/log`;
-    const limitTo = (bytes: number | "unlimited") =>
+  return {
+    command,
+    limitTo: (bytes: number | "unlimited") =>
       new Deno.Command("prlimit", {
         args: [`--pid=${command.pid}`, `--fsize=${bytes}:unlimited`],
-      }).output();
-    await using command = new ServerProcess(
-      ["-p0", "-v"],
-      redirected(`2>${log}`, MAIN),
-    );
+      }).output(),
+    size: async () => (await Deno.stat(log)).size,
+    /** Checks each line; returns how many exchanges were logged and lost. */
+    async count() {
+      const lines = (await Deno.readTextFile(log)).trimEnd().split("\n");
+      for (const line of lines) {
+        assertMatch(line, /^\S+Z \S+( [a-z_]+=[^ =]+)+$/);
+      }
+      const written = lines.filter((line) => line.includes(" exchange "));
+      return { written: written.length, lost: lostIn(lines) };
+    },
+    async [Symbol.asyncDispose]() {
+      await command[Symbol.asyncDispose]();
+      await Deno.remove(dir, { recursive: true });
+    },
+  };
+}
+
+const withLimit = (name: string, fn: () => Promise<void>) =>
+  needs(["net", "run", "read", "write"], ["prlimit"], `log: ${name}`, fn);
+
+withLimit(
+  "the size limit of files affects no exchange, nor a line",
+  async () => {
+    await using server = await startWithLimit();
+    const { command, limitTo } = server;
     const port = await command.ready();
     await limitTo(3000); // so the last line is cut somewhere
-    await exchanges(port, 100);
-    while ((await Deno.stat(log)).size < 3000) await turn();
+    await exchangeMany(port, 100);
+    while (await server.size() < 3000) await turn();
     await limitTo("unlimited");
-    await exchanges(port, 10);
+    await exchangeMany(port, 10);
     command.kill("SIGTERM");
     assertEquals(await command.code(), 0);
+    const { written, lost } = await server.count();
+    assert(lost > 0);
+    assertEquals(written + lost, 110);
+  },
+);
 
-    const text = await Deno.readTextFile(log);
-    const lines = text.trimEnd().split("\n");
-    for (const line of lines) assertMatch(line, /^\S+Z \S+( [a-z]+=[^ =]+)+$/);
-    const written = lines.filter((line) => line.includes(" exchange ")).length;
-    const dropped = lostIn(lines);
-    assert(dropped > 0);
-    assertEquals(written + dropped, 110);
-    await Deno.remove(dir, { recursive: true });
+withLimit("lines stay counted if the report of them is lost too", async () => {
+  await using server = await startWithLimit("--grace=60");
+  const { command, limitTo } = server;
+  const port = await command.ready();
+  using clients = await greetMany(port, 2);
+  await limitTo(0);
+  await exchangeMany(port, 5);
+  await delay(100); // a slow machine proves less, here and below
+  const shutdown = "shutdown signal=SIGTERM clients=2 grace_ms=60000\n";
+  const time = new Date().toISOString();
+  const size = `${time} ${shutdown}`.length;
+  await limitTo(await server.size() + size); // no room for a report
+  command.kill("SIGTERM");
+  while (await server.size() < size) await turn();
+  await delay(100);
+  await limitTo("unlimited");
+  for (const client of clients) assertEquals(await ask(client, "a"), "a");
+  assertEquals(await command.code(), 0);
+  const { written, lost } = await server.count();
+  assertEquals(written + lost, 7);
+});
+
+withCommand(
+  "log: closed stdout and stderr pipes do not end it",
+  async () => {
+    await using command = new ServerProcess(["-p0", "-v"]);
+    const port = await command.ready();
+    command.stopReading();
+    for (let i = 0; i < 3; i++) {
+      assertEquals(await exchange(port, "hoge"), GREETING + "hoge");
+    }
+    command.kill("SIGTERM");
+    assertEquals(await command.code(), 0);
   },
 );

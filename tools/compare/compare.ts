@@ -9,10 +9,11 @@
  * @module
  */
 
-import { interruption } from "../testing/interrupt.ts";
+import { runTool } from "../testing/tool.ts";
 import { describeFailures, Meter, PROCESSORS } from "./measure.ts";
-import { HELP, type Options, parseOptions, UsageError } from "./options.ts";
-import { type Comparison, failureCount, toJson, toMarkdown } from "./report.ts";
+import { HELP, type Options, parseOptions } from "./options.ts";
+import { draw } from "./picture.ts";
+import { type Comparison, failureCount, toMarkdown } from "./report.ts";
 import { cc, prepare, type Server } from "./servers.ts";
 import { output } from "./session.ts";
 import { firstLine, readVersions } from "./versions.ts";
@@ -95,7 +96,6 @@ async function print(
   comparison: Comparison,
   signal: AbortSignal,
 ): Promise<void> {
-  if (comparison.options.json) return console.log(toJson(comparison));
   const { stdout } = await output(
     [Deno.execPath(), "fmt", "--ext", "md", "-"],
     { signal },
@@ -116,33 +116,16 @@ function reportFailures({ rows }: Comparison): boolean {
   return failed.length > 0;
 }
 
-function optionsOrExit(): Options {
-  try {
-    return parseOptions(Deno.args);
-  } catch (error) {
-    if (!(error instanceof UsageError)) throw error;
-    console.error(`compare: ${error.message}`);
-    Deno.exit(2);
-  }
-}
-
-/** Returns the exit code. */
-async function main(): Promise<number> {
-  const options = optionsOrExit();
+await runTool("compare", async (args, signal) => {
+  const options = parseOptions(args);
   if (options.help) {
     console.log(HELP);
     return 0;
   }
-  const signal = interruption();
-  try {
-    const comparison = await compare(options, signal);
-    await print(comparison, signal);
-    return reportFailures(comparison) ? 1 : 0;
-  } catch (error) {
-    if (signal.aborted) return signal.reason;
-    console.error(`compare: ${error instanceof Error ? error.message : error}`);
-    return 1;
+  const comparison = await compare(options, signal);
+  await print(comparison, signal);
+  if (options.svg !== undefined) {
+    await Deno.writeTextFile(options.svg, draw(comparison));
   }
-}
-
-if (import.meta.main) Deno.exit(await main());
+  return reportFailures(comparison) ? 1 : 0;
+});

@@ -1,9 +1,15 @@
-import { assert, assertEquals, assertThrows } from "@std/assert";
+import {
+  assert,
+  assertEquals,
+  assertMatch,
+  assertStringIncludes,
+} from "@std/assert";
 import net from "node:net";
 import denoJson from "../../deno.json" with { type: "json" };
+import { textOf } from "../testing/bytes.ts";
 import { needs } from "../testing/needs.ts";
 import { tryKill } from "../testing/processes.ts";
-import { parseOptions, UsageError } from "./options.ts";
+import { parseOptions } from "./options.ts";
 import { median, ratios } from "./report.ts";
 import { cc } from "./servers.ts";
 
@@ -45,8 +51,8 @@ async function lastRow(
   tempDir: string,
 ): Promise<Record<string, string>> {
   const { code, stdout, stderr } = await start(args, tempDir).output();
-  assertEquals(code, 0, new TextDecoder().decode(stderr));
-  const table = new TextDecoder().decode(stdout).split("\n")
+  assertEquals(code, 0, textOf(stderr));
+  const table = textOf(stdout).split("\n")
     .filter((line) => line.startsWith("|"))
     .map((line) => line.split("|").slice(1, -1).map((cell) => cell.trim()));
   assertEquals(table.length, 3, "titles, a rule and one server");
@@ -58,12 +64,19 @@ async function lastRow(
 withCompare(
   "compare: loads this service without an error",
   async (tempDir) => {
-    const row = await lastRow([...TINY, "--clients=4"], tempDir);
+    const svg = `${tempDir}/a.svg`;
+    const row = await lastRow(
+      [...TINY, "--clients=4", "--svg", svg],
+      tempDir,
+    );
+    assertStringIncludes(await Deno.readTextFile(svg), ">this service</text>");
+    await Deno.remove(svg);
     assertEquals(row.server, "this service");
     assertEquals(row.errors, "0");
     assert(Number(row.exchanges) >= 4);
     assert(Number(row["p99, ms"]) >= Number(row["p50, ms"]));
     assert(Number(row["memory, MB"]) > 0);
+    assertEquals(row["ratio, min"], "-", "one round has no spread");
   },
 );
 
@@ -117,7 +130,7 @@ async function processes(): Promise<{ pid: number; parent: number }[]> {
   const { stdout } = await new Deno.Command("sh", {
     args: ["-c", "cat /proc/[0-9]*/stat 2> /dev/null"],
   }).output();
-  const lines = new TextDecoder().decode(stdout);
+  const lines = textOf(stdout);
   return [...lines.matchAll(/^(\d+) \(.*\) \S (\d+)/gm)]
     .map(([, pid, parent]) => ({ pid: Number(pid), parent: Number(parent) }));
 }
@@ -169,8 +182,8 @@ withCompare(
 async function run([program, ...args]: string[]): Promise<string> {
   const { success, stdout, stderr } = await new Deno.Command(program, { args })
     .output();
-  assert(success, new TextDecoder().decode(stderr));
-  return new TextDecoder().decode(stdout);
+  assert(success, textOf(stderr));
+  return textOf(stdout);
 }
 
 Deno.test("compare: the median of an even count is between the middle two", () => {
@@ -189,9 +202,9 @@ Deno.test("compare: ratios are taken round by round", () => {
 
 Deno.test("compare: reads its options", () => {
   const options = parseOptions([
-    ...["--rounds", "3", "--warm-up", "0", "--only", "go,service", "--json"],
+    ...["--rounds", "3", "--warm-up", "0", "--only", "go,service"],
     ...["--with", "old=cd ../old && A=1 deno task start --port {port}"],
-    "--with=b={port}",
+    ...["--with=b={port}", "--svg", "a.svg"],
   ]);
   assertEquals(options, {
     rounds: 3,
@@ -200,35 +213,37 @@ Deno.test("compare: reads its options", () => {
     warmUp: 0,
     held: 0,
     only: ["go", "service"],
-    with: [
-      {
-        name: "old",
-        command: "cd ../old && A=1 deno task start --port {port}",
-      },
-      { name: "b", command: "{port}" },
-    ],
-    json: true,
+    with: new Map([
+      ["old", "cd ../old && A=1 deno task start --port {port}"],
+      ["b", "{port}"],
+    ]),
+    svg: "a.svg",
     help: false,
   });
 });
 
-for (
-  const [args, message] of [
-    [["--bogus"], 'unknown option "--bogus"'],
-    [["--rounds=1", "more"], 'unknown argument "more"'],
-    [["--rounds", "0"], '--rounds: "0" is not a whole number'],
-    [["--clients"], '--clients: "" is not a whole number'],
-    [["--held=1.5"], '--held: "1.5" is not a whole number'],
-    [["--held=0"], '--held: "0" is not a whole number from 1'],
-    [["--seconds=1e3"], '--seconds: "1e3" is not a number from 0.1'],
-    [["--only=go,perl"], '--only: "perl" is not one of go, epoll'],
-    [["--with=old"], '--with: "old" is not NAME=COMMAND'],
-    [["--with=old=deno"], "--with: the command of old has no {port}"],
-    [["--with=go={port}"], "--with: there is already a server named go"],
-  ] as [string[], string][]
-) {
-  Deno.test(`compare: refuses ${args.join(" ")}`, () => {
-    const error = assertThrows(() => parseOptions(args), UsageError, message);
-    assert(!(error as Error).message.includes("\n"));
-  });
-}
+needs(
+  ["run", "read"],
+  [],
+  "compare: refuses an option in one line",
+  async () => {
+    for (
+      const [line, ...args] of [
+        ['unknown option "--bogus"', "--bogus"],
+        ['unknown argument "more"', "more"],
+        ['--rounds: "0" is not a whole number from 1', "--rounds=0"],
+        ['--seconds: "" is not a number from 0.1', "--seconds"],
+        ['--only: "perl" is not one of go, epoll,', "--only=go,perl"],
+        [
+          '--with: "old=deno" is not NAME=COMMAND with {port}',
+          "--with=old=deno",
+        ],
+      ]
+    ) {
+      const { code, stdout, stderr } = await start(args, ".").output();
+      assertEquals([code, textOf(stdout)], [2, ""]);
+      assertMatch(textOf(stderr), /^compare: .*\n$/);
+      assertStringIncludes(textOf(stderr), line);
+    }
+  },
+);

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { setTimeout as delay } from "node:timers/promises";
 import type { Options } from "./options.ts";
 import type { Server } from "./servers.ts";
 import { cpuTime, output, residentMemory, Session } from "./session.ts";
@@ -77,7 +78,7 @@ export class Meter {
           })`,
         );
       }
-      await delay(START_RETRY, this.#signal);
+      await delay(START_RETRY, undefined, { signal: this.#signal });
     }
     throw new Error(`${server.name}: does not listen on the port it was given`);
   }
@@ -111,12 +112,12 @@ export class Meter {
       this.#generatorCommand(port, held, "hold"),
       { signal: this.#signal, stdin: "piped" },
     );
-    const lines = generator.stdout.pipeThrough(new TextDecoderStream())
+    const lines = generator.child.stdout.pipeThrough(new TextDecoderStream())
       .getReader();
     const { value: first = "" } = await lines.read(); // when it holds them
-    await delay(seconds * 1000, this.#signal);
+    await delay(seconds * 1000, undefined, { signal: this.#signal });
     const during = await residentMemory(session, this.#signal);
-    await generator.stdin.close(); // lets them finish
+    await generator.child.stdin.close(); // lets them finish
     const { value: last = "" } = await lines.read();
     const { exchanges, failures } = this.#parse(last);
     const greeted = Number(first.match(/^held (\d+)/)?.[1]);
@@ -156,17 +157,6 @@ export class Meter {
 function freePort(): number {
   using listener = Deno.listen({ port: 0 });
   return listener.addr.port;
-}
-
-/** Waits; returns early when it is aborted. */
-async function delay(ms: number, signal: AbortSignal): Promise<void> {
-  let wake = () => {};
-  const woken = new Promise<void>((resolve) => wake = resolve);
-  const timer = setTimeout(wake, ms);
-  signal.addEventListener("abort", wake);
-  await woken;
-  signal.removeEventListener("abort", wake);
-  clearTimeout(timer);
 }
 
 async function endedError(

@@ -5,14 +5,8 @@
  */
 
 import { parseArgs } from "@std/cli/parse-args";
+import { refuse, UsageError } from "../testing/tool.ts";
 import { NAMES } from "./servers.ts";
-
-/** A server that `--with` adds. */
-export interface Extra {
-  name: string;
-  /** A shell command, with `{port}` for the port. */
-  command: string;
-}
 
 export interface Options {
   rounds: number;
@@ -23,34 +17,22 @@ export interface Options {
   held: number;
   /** Names of the built-in servers to run. */
   only: string[];
-  with: Extra[];
-  json: boolean;
+  /** Servers to add: the command of each, by its name. */
+  with: Map<string, string>;
+  /** A file to draw the results into. */
+  svg?: string;
   help: boolean;
 }
-
-/** What is wrong with the arguments, in one line. */
-export class UsageError extends Error {
-  override name = "UsageError";
-}
-
-const DEFAULTS: Record<string, string> = {
-  rounds: "7",
-  clients: "64",
-  seconds: "2",
-  "warm-up": "1.5",
-  held: "none",
-};
-const FLAGS = ["json", "help"];
 
 export const HELP = `\
 Compares echo servers side by side, in interleaved rounds.
 
 Usage: deno task compare [options]
 
-      --rounds N       rounds, each with every server (${DEFAULTS.rounds})
-      --clients N      clients at once (${DEFAULTS.clients})
-      --seconds N      how long to load a server, or to hold idle clients (${DEFAULTS.seconds})
-      --warm-up N      seconds of load that come first (${DEFAULTS["warm-up"]})
+      --rounds N       rounds, each with every server (7)
+      --clients N      clients at once (64)
+      --seconds N      how long to load a server, or to hold idle clients (2)
+      --warm-up N      seconds of load that come first (1.5)
       --held N         instead of load: hold N idle clients, measure the memory
                        that each takes, and let all of them finish
       --only NAME,...  run only some of the built-in servers, which are
@@ -58,8 +40,10 @@ Usage: deno task compare [options]
       --with NAME='COMMAND'
                        add a server: a shell command with {port} for the port;
                        may be repeated
-      --json           print every round as JSON instead of a table
+      --svg FILE       also draw the results
   -h, --help           print this and exit`;
+
+const DECIMAL = /^\d+(\.\d+)?$/;
 
 /**
  * Reads the arguments.
@@ -67,82 +51,52 @@ Usage: deno task compare [options]
  * @throws {UsageError} If an argument is unknown or a value is wrong.
  */
 export function parseOptions(args: string[]): Options {
-  const unknown: string[] = [];
-  const parsed: Record<string, unknown> = parseArgs(args, {
-    string: [...Object.keys(DEFAULTS), "only", "with"],
-    boolean: FLAGS,
+  const options = parseArgs(args, {
+    string: ["rounds", "clients", "seconds", "warm-up", "held", "only"]
+      .concat("with", "svg"),
+    boolean: ["help"],
     collect: ["with"],
     alias: { h: "help" },
-    default: { ...DEFAULTS, only: NAMES.join(",") },
-    unknown: (arg: string) => unknown.push(arg) === 0,
+    default: {
+      rounds: "7",
+      clients: "64",
+      seconds: "2",
+      "warm-up": "1.5",
+      held: "0",
+      only: NAMES.join(","),
+    },
+    unknown: refuse,
   });
-  if (unknown.length > 0) {
-    const kind = unknown[0].startsWith("-") ? "option" : "argument";
-    throw new UsageError(`unknown ${kind} ${JSON.stringify(unknown[0])}`);
+  const number = (name: string, min: number, pattern = /^\d+$/): number => {
+    const text: string = options[name];
+    if (pattern.test(text) && Number(text) >= min) return Number(text);
+    const kind = pattern === DECIMAL ? "a number" : "a whole number";
+    const given = JSON.stringify(text);
+    throw new UsageError(`--${name}: ${given} is not ${kind} from ${min}`);
+  };
+  const only: string[] = options.only.split(",");
+  const stranger = only.find((name) => !NAMES.includes(name));
+  if (stranger !== undefined) {
+    const given = JSON.stringify(stranger);
+    throw new UsageError(`--only: ${given} is not one of ${NAMES.join(", ")}`);
   }
-  const text = (name: string) => parsed[name] as string;
+  if (options.svg === "") throw new UsageError("--svg: needs a file");
   return {
-    rounds: whole("rounds", text("rounds"), 1),
-    clients: whole("clients", text("clients"), 1),
-    seconds: decimal("seconds", text("seconds"), 0.1),
-    warmUp: decimal("warm-up", text("warm-up"), 0),
-    held: text("held") === "none" ? 0 : whole("held", text("held"), 1),
-    only: parseOnly(text("only")),
-    with: parseWith(parsed.with as string[]),
-    json: parsed.json as boolean,
-    help: parsed.help as boolean,
+    rounds: number("rounds", 1),
+    clients: number("clients", 1),
+    seconds: number("seconds", 0.1, DECIMAL),
+    warmUp: number("warm-up", 0, DECIMAL),
+    held: number("held", 0),
+    only,
+    with: new Map((options.with as string[]).map(parseWith)),
+    svg: options.svg,
+    help: options.help,
   };
 }
 
-function whole(option: string, text: string, min: number): number {
-  const n = /^\d+$/.test(text) ? Number(text) : NaN;
-  return within(option, text, n, "a whole number", min, 100_000);
-}
-
-function decimal(option: string, text: string, min: number): number {
-  const n = /^\d+(\.\d+)?$/.test(text) ? Number(text) : NaN;
-  return within(option, text, n, "a number", min, 3600);
-}
-
-function within(
-  option: string,
-  text: string,
-  n: number,
-  kind: string,
-  min: number,
-  max: number,
-): number {
-  if (n >= min && n <= max) return n;
-  throw new UsageError(
-    `--${option}: ${JSON.stringify(text)} is not ${kind} from ${min} to ${max}`,
-  );
-}
-
-function parseOnly(text: string): string[] {
-  const only = text.split(",");
-  const wrong = only.find((name) => !NAMES.includes(name));
-  if (wrong === undefined) return only;
-  throw new UsageError(
-    `--only: ${JSON.stringify(wrong)} is not one of ${NAMES.join(", ")}`,
-  );
-}
-
-function parseWith(texts: string[]): Extra[] {
-  const taken = new Set(NAMES);
-  return texts.map((text) => {
-    const [, name, command] = text.match(/^([\w .-]+)=([^]*)$/) ?? [];
-    if (name === undefined) {
-      throw new UsageError(
-        `--with: ${JSON.stringify(text)} is not NAME=COMMAND`,
-      );
-    }
-    if (taken.has(name)) {
-      throw new UsageError(`--with: there is already a server named ${name}`);
-    }
-    if (!command.includes("{port}")) {
-      throw new UsageError(`--with: the command of ${name} has no {port}`);
-    }
-    taken.add(name);
-    return { name, command };
-  });
+function parseWith(text: string): [name: string, command: string] {
+  const [, name, command] = text.match(/^([^=]+)=(.*\{port\}.*)$/s) ?? [];
+  if (command !== undefined) return [name, command];
+  const given = JSON.stringify(text);
+  throw new UsageError(`--with: ${given} is not NAME=COMMAND with {port}`);
 }

@@ -46,33 +46,22 @@ export function median(values: number[]): number {
     : (sorted[middle - 1] + sorted[middle]) / 2;
 }
 
-/** The ratio of each value to the base's of the same round. */
-export function ratios(
-  values: number[],
-  base: number[],
-): { min: number; median: number; max: number } {
-  const all = values.map((value, round) => value / base[round]);
-  return {
-    min: Math.min(...all),
-    median: median(all),
-    max: Math.max(...all),
-  };
+/** The median of some rounds, between the lowest and the highest. */
+export interface Spread {
+  min: number;
+  median: number;
+  max: number;
 }
 
-/** Every round, without the commands: they name paths of this machine. */
-export function toJson({ rows, options, ...rest }: Comparison): string {
-  const { rounds, clients, seconds, warmUp, held } = options;
-  const servers = rows.map(({ server: { name, label }, samples }) => ({
-    name,
-    label,
-    samples,
-  }));
-  return JSON.stringify(
-    { rounds, clients, seconds, warmUp, held, ...rest, servers },
-    null,
-    2,
-  );
-}
+export const spread = (values: number[]): Spread => ({
+  min: Math.min(...values),
+  median: median(values),
+  max: Math.max(...values),
+});
+
+/** The ratio of each value to the base's of the same round. */
+export const ratios = (values: number[], base: number[]): Spread =>
+  spread(values.map((value, round) => value / base[round]));
 
 /** The comparison in Markdown: a heading, the versions and the table. */
 export function toMarkdown(comparison: Comparison): string {
@@ -100,7 +89,9 @@ function heading({ options, skipped, rows }: Comparison): string {
     ? `${held} idle clients`
     : `${clients} clients at once, ${seconds} s a round`;
   const missing = skipped.map(({ name, why }) => ` ${name}: ${why}, skipped.`);
-  const times = rounds === 1 ? "one round" : `medians of ${rounds} rounds`;
+  const times = rounds === 1
+    ? "one round, which has no spread: it shows no clear difference"
+    : `medians of ${rounds} rounds`;
   return `**${what}, ${times}.** ` +
     `Ratios are to "${rows[0].server.label}".${missing.join("")}`;
 }
@@ -114,6 +105,7 @@ function versionLine(versions: Versions): string {
     `Deno ${Deno.version.deno}`,
     `Go ${number(versions.go)}`,
     versions.cc,
+    `Rust ${number(versions.cargo)}`,
     `Node ${number(versions.node)}`,
     `Bun ${number(versions.bun)}`,
     `this service at ${versions.commit ?? "an unknown commit"}`,
@@ -125,9 +117,10 @@ function cells(columns: Column[], samples: Sample[], base: number[]): string[] {
     format(median(valuesOf(samples, key)), digits)
   );
   const ratio = ratios(valuesOf(samples, columns[0].key), base);
+  const range = samples.length > 1 ? [ratio.min, ratio.max] : [NaN, NaN];
   return [
     first,
-    ...[ratio.median, ratio.min, ratio.max].map((value) => format(value, 2)),
+    ...[ratio.median, ...range].map((value) => format(value, 2)),
     ...others,
     `${sum(samples.map(({ exchanges }) => exchanges))}`,
     `${sum(samples.map(failureCount))}`,
@@ -137,7 +130,8 @@ function cells(columns: Column[], samples: Sample[], base: number[]): string[] {
 const RATIO = ["ratio", "ratio, min", "ratio, max"];
 const TOTALS = ["exchanges", "errors"];
 
-const valuesOf = (samples: Sample[], key: string) =>
+/** The values of a column, round by round. */
+export const valuesOf = (samples: Sample[], key: string) =>
   samples.map(({ values }) => values[key]);
 
 const sum = (values: number[]) => values.reduce((a, b) => a + b, 0);
@@ -145,7 +139,7 @@ const sum = (values: number[]) => values.reduce((a, b) => a + b, 0);
 export const failureCount = ({ failures }: Sample): number =>
   sum(Object.values(failures));
 
-/** A ratio to nothing is not a number. */
+/** Neither a ratio to nothing nor the spread of one round is a number. */
 const format = (value: number, digits: number) =>
   Number.isFinite(value) ? value.toFixed(digits) : "-";
 

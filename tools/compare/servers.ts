@@ -5,7 +5,6 @@
  */
 
 import denoJson from "../../deno.json" with { type: "json" };
-import type { Options } from "./options.ts";
 import { output } from "./session.ts";
 import type { Versions } from "./versions.ts";
 
@@ -35,6 +34,13 @@ export function cc(binary: string, source: string): string[] {
   return ["cc", "-O2", "-o", binary, `${import.meta.dirname}/${source}`];
 }
 
+/** Builds the server in Rust from a copy: cargo writes beside the sources. */
+function cargo(dir: string): string[] {
+  const build = 'cp -r "$0" "$1" && cargo build --release --quiet ' +
+    '--manifest-path "$1/tokio/Cargo.toml" --target-dir "$1"';
+  return ["sh", "-c", build, `${import.meta.dirname}/peers/tokio`, dir];
+}
+
 /** Go comes first: it is what the others are compared with. */
 function builtIn(dir: string): Server[] {
   const deno = Deno.execPath();
@@ -51,6 +57,18 @@ function builtIn(dir: string): Server[] {
     tool: "cc",
     build: cc(`${dir}/epoll`, "peers/epoll.c"),
     command: [`${dir}/epoll`, "{port}"],
+  }, {
+    name: "tokio",
+    label: "Rust, tokio, one thread",
+    tool: "cargo",
+    build: cargo(dir),
+    command: [`${dir}/release/tokio-echo`, "{port}", "current_thread"],
+  }, {
+    name: "tokio-multi",
+    label: "Rust, tokio, multi-thread",
+    tool: "cargo",
+    build: cargo(dir),
+    command: [`${dir}/release/tokio-echo`, "{port}", "multi_thread"],
   }, {
     name: "node",
     label: "Node, `node:net`",
@@ -82,7 +100,7 @@ function builtIn(dir: string): Server[] {
 
 /** The servers that were asked for, as far as this machine can run them. */
 export async function prepare(
-  options: Options,
+  wanted: { only: string[]; with: Map<string, string> },
   versions: Versions,
   dir: string,
   signal: AbortSignal,
@@ -90,12 +108,12 @@ export async function prepare(
   const servers: Server[] = [];
   const skipped: Skipped[] = [];
   for (const server of builtIn(dir)) {
-    if (!options.only.includes(server.name)) continue;
+    if (!wanted.only.includes(server.name)) continue;
     const why = await obstacle(server, versions, dir, signal);
     if (why === undefined) servers.push(server);
     else skipped.push({ name: server.name, why });
   }
-  for (const { name, command } of options.with) {
+  for (const [name, command] of wanted.with) {
     servers.push({ name, label: name, command: ["sh", "-c", command] });
   }
   return { servers, skipped };

@@ -21,7 +21,7 @@ export interface SessionOptions {
 
 /** A program that is killed, with everything it started, when disposed of. */
 export class Session implements AsyncDisposable {
-  readonly #child: Deno.ChildProcess;
+  readonly child: Deno.ChildProcess;
   readonly #signal: AbortSignal;
   /** Everything that it has printed on stderr, once it has ended. */
   readonly stderr: Promise<string>;
@@ -31,7 +31,7 @@ export class Session implements AsyncDisposable {
     this.#signal = options.signal;
     this.#signal.throwIfAborted();
     const { tempDir } = options;
-    this.#child = new Deno.Command(program, {
+    this.child = new Deno.Command(program, {
       args,
       cwd: ROOT,
       detached: true, // makes the session
@@ -40,31 +40,15 @@ export class Session implements AsyncDisposable {
       stdout: options.stdout ?? "piped",
       stderr: "piped",
     }).spawn();
-    this.#child.ref(); // undoes the other half of `detached`
-    this.stderr = new Response(this.#child.stderr).text();
-    this.#child.status.then(() => this.ended = true);
+    this.child.ref(); // undoes the other half of `detached`
+    this.stderr = new Response(this.child.stderr).text();
+    this.child.status.then(() => this.ended = true);
     this.#signal.addEventListener("abort", this.#kill);
-  }
-
-  get id(): number {
-    return this.#child.pid;
-  }
-
-  get stdin(): WritableStream<Uint8Array> {
-    return this.#child.stdin;
-  }
-
-  get stdout(): ReadableStream<Uint8Array> {
-    return this.#child.stdout;
-  }
-
-  get status(): Promise<Deno.CommandStatus> {
-    return this.#child.status;
   }
 
   #kill = (): void => {
     try {
-      Deno.kill(-this.id, "SIGKILL");
+      Deno.kill(-this.child.pid, "SIGKILL");
     } catch {
       // It has ended already.
     }
@@ -73,7 +57,7 @@ export class Session implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     this.#signal.removeEventListener("abort", this.#kill);
     this.#kill();
-    await this.#child.status;
+    await this.child.status;
   }
 }
 
@@ -84,67 +68,41 @@ export async function output(
   input = "",
 ): Promise<{ success: boolean; stdout: string }> {
   await using session = new Session(command, { ...options, stdin: "piped" });
-  const writer = session.stdin.getWriter();
+  const writer = session.child.stdin.getWriter();
   if (input !== "") await writer.write(new TextEncoder().encode(input));
   await writer.close();
-  const stdout = await new Response(session.stdout).text();
-  const { success } = await session.status;
+  const stdout = await new Response(session.child.stdout).text();
+  const { success } = await session.child.status;
   options.signal.throwIfAborted();
   return { success, stdout };
 }
 
-/** What `/proc` tells about one process. */
-interface Process {
-  pid: number;
-  user: number;
-  system: number;
-}
-
-/** The processes of a session. */
-async function processes(
-  { id }: Session,
+/** Seconds of processor time that a session has used. */
+export async function cpuTime(
+  { child }: Session,
   signal: AbortSignal,
-): Promise<Process[]> {
+): Promise<{ user: number; system: number }> {
   // Not Deno.readTextFile: below /proc it needs --allow-all.
-  const { stdout } = await output(
-    ["sh", "-c", "cat /proc/[0-9]*/stat 2> /dev/null"],
-    { signal },
-  );
-  const found: Process[] = [];
+  const command = ["sh", "-c", "cat /proc/[0-9]*/stat 2> /dev/null"];
+  const { stdout } = await output(command, { signal });
+  const total = { user: 0, system: 0 };
   for (const line of stdout.split("\n")) {
     // The second field is the program's name, which may hold anything.
     const fields = line.slice(line.lastIndexOf(")") + 2).split(" ");
-    if (Number(fields[3]) !== id) continue;
-    found.push({
-      pid: parseInt(line),
-      user: Number(fields[11]) / TICKS_PER_SECOND,
-      system: Number(fields[12]) / TICKS_PER_SECOND,
-    });
-  }
-  return found;
-}
-
-/** Seconds of processor time that a session has used. */
-export async function cpuTime(
-  session: Session,
-  signal: AbortSignal,
-): Promise<{ user: number; system: number }> {
-  const total = { user: 0, system: 0 };
-  for (const { user, system } of await processes(session, signal)) {
-    total.user += user;
-    total.system += system;
+    if (Number(fields[3]) !== child.pid) continue;
+    total.user += Number(fields[11]) / TICKS_PER_SECOND;
+    total.system += Number(fields[12]) / TICKS_PER_SECOND;
   }
   return total;
 }
 
 /** The resident memory of a session, in kB. */
 export async function residentMemory(
-  session: Session,
+  { child }: Session,
   signal: AbortSignal,
 ): Promise<number> {
-  const files = (await processes(session, signal))
-    .map(({ pid }) => `/proc/${pid}/status`);
-  const { stdout } = await output(["cat", ...files], { signal });
-  return [...stdout.matchAll(/^VmRSS:\s+(\d+) kB$/gm)]
-    .reduce((total, [, size]) => total + Number(size), 0);
+  const command = ["ps", "-o", "rss=", "-s", `${child.pid}`];
+  const { stdout } = await output(command, { signal });
+  return stdout.trim().split("\n")
+    .reduce((total, size) => total + Number(size), 0);
 }

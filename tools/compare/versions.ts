@@ -11,6 +11,7 @@ const COMMANDS = {
   kernel: ["uname", "-sr"],
   go: ["go", "version"],
   cc: ["cc", "--version"],
+  cargo: ["cargo", "--version"],
   node: ["node", "--version"],
   bun: ["bun", "--version"],
   /** The commit of this service. */

@@ -47,7 +47,7 @@ async function fuzzFor(seconds: number): Promise<void> {
       total[outcome] = (total[outcome] ?? 0) + counts[outcome];
     }
   }
-  console.log(`${seed - first} scripts:`, total);
+  console.log(`all is well after ${seed - first} scripts:`, total);
 }
 
 async function main(args: string[]): Promise<void> {

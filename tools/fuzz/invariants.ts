@@ -7,17 +7,17 @@
 import type { Exchange } from "../../server.ts";
 import type { Moment } from "../testing/fake_clock.ts";
 import {
-  DRAIN,
   type Limit,
   possibleResults,
   reachedBy,
   type Result,
-  TICK,
+  tick,
+  unstick,
 } from "./model.ts";
 import {
   clientByte,
   greetingByte,
-  ownerOf,
+  isForeign,
   round,
   type Script,
   type Settings,
@@ -27,9 +27,11 @@ import type { Client, Connection, Run } from "./simulation.ts";
 /** After sending `from` bytes, the server drains up to `bytes`, up to `ms`. */
 const LINGER = { from: 512, ms: 1000, bytes: 1 << 20 };
 /** Accepting stops while a client is greeted. */
-const PACE = 50 + TICK;
+const pace = (settings: Settings) => 50 + tick(settings);
 /** Accepting stops after a failure: three times, no script has more. */
-const BACK_OFF = 5 + 10 + 20 + 3 * TICK;
+const BACK_OFF = 5 + 10 + 20;
+/** A shutdown serves the queue while an accept is pending for so long in all. */
+const QUEUE = 500;
 
 /** Says what is wrong with a run, if anything is. */
 export function* violations({ settings }: Script, run: Run): Generator<string> {
@@ -50,8 +52,9 @@ export function* violations({ settings }: Script, run: Run): Generator<string> {
     yield `buffer: clients ${one} and ${other} share one`;
   }
   yield* wrongEnd(settings, run, run.finished);
+  yield* wrongListener(settings, run);
   yield* wrongNumber(settings, run);
-  yield* wrongAccept(run);
+  yield* wrongAccept(settings, run);
   yield* wrongErrors(run);
 }
 
@@ -61,9 +64,8 @@ function* wrongBytes({ index, received }: Client, { greeting }: Settings) {
     n < greeting ? greetingByte(n) : clientByte(index, n - greeting);
   const n = received.findIndex((byte, n) => byte !== expected(n));
   if (n < 0) return;
-  const owner = ownerOf(received[n]);
-  if (owner >= 0 && owner !== index) {
-    yield `isolation: client ${index} received a byte of client ${owner}`;
+  if (isForeign(received[n], index)) {
+    yield `isolation: client ${index} received a byte of another`;
   } else {
     const not = `${received[n]}, not ${expected(n)}`;
     yield `bytes: client ${index} received as byte ${n} ${not}`;
@@ -131,18 +133,19 @@ function* wrongReading(
 
 function limitsOf(
   accepted: Moment,
-  { timeout, grace }: Settings,
+  settings: Settings,
   { stops: { shutdown, abort } }: Pick<Run, "stops">,
 ): Limit[] {
+  const { timeout, grace } = settings;
   const limits: Limit[] = [];
   if (abort) limits.push({ ...abort, outcome: "shutdown", late: 0 });
   if (shutdown) {
     const at = shutdown.at + grace;
-    limits.push({ ...shutdown, at, outcome: "shutdown", late: TICK });
+    limits.push({ ...shutdown, at, outcome: "shutdown", late: tick(settings) });
   }
   if (timeout > 0) {
     const at = accepted.at + timeout;
-    limits.push({ ...accepted, at, outcome: "timeout", late: TICK });
+    limits.push({ ...accepted, at, outcome: "timeout", late: tick(settings) });
   }
   return limits;
 }
@@ -153,8 +156,9 @@ function* wrongClose(
   closed: Moment,
   report: Exchange & Moment,
   limits: Limit[],
-  { greeting, maxBytes }: Settings,
+  settings: Settings,
 ) {
+  const { greeting, maxBytes } = settings;
   const { bytes, outcome, at, turn } = report;
   const lingers = bytes === maxBytes || greeting + bytes >= LINGER.from;
   if (outcome !== "echoed" || !lingers) {
@@ -169,7 +173,9 @@ function* wrongClose(
   const end = Math.max(at, Math.min(...ends));
   // Whoever got the echo after a limit was being drained already.
   const expired = limits.some(reachedBy(report));
-  const [first, last] = expired ? [at, end + DRAIN] : [end, end + TICK];
+  const [first, last] = expired
+    ? [at, end + unstick(settings)]
+    : [end, end + tick(settings)];
   if (closed.at >= first && closed.at <= last) return;
   const not = `${round(closed.at)}, not ${round(end)}`;
   yield `drained: client ${client.index} is closed at ${not}`;
@@ -204,15 +210,27 @@ function* wrongEnd(settings: Settings, run: Run, finished: Moment) {
     .reduce((one, other) => one.turn > other.turn ? one : other);
   if (last.turn > finished.turn) {
     yield "finished: it settles before everything is closed";
-  } else if (last.at < finished.at) {
+  } else if (last.at < finished.at - settings.turn * tick(settings)) {
     yield "finished: it settles after everything is closed";
   }
   const limits = limitsOf(finished, { ...settings, timeout: 0 }, run);
   const end = Math.min(...limits.map(({ at, late }) => at + late)) +
-    DRAIN + backOff(run);
+    QUEUE * settings.turn + unstick(settings) + backOff(run);
   const at = `${round(finished.at)}, not by ${round(end)}`;
   if (finished.at > end) yield `finished: it settles at ${at}`;
   if (run.timers > 0) yield `timers: ${run.timers} are pending`;
+}
+
+/** The listener closes soon after the queue is served, whoever arrives. */
+function* wrongListener(settings: Settings, run: Run) {
+  const { mode, maxConnections } = settings;
+  if (mode === "serial" || maxConnections < Infinity) return; // they wait
+  const { connections, listenerClosed, stops: { shutdown, abort } } = run;
+  const stop = Math.min(shutdown?.at ?? Infinity, abort?.at ?? Infinity);
+  const pauses = pace(settings) * Math.ceil(connections.length / 16);
+  const end = stop + QUEUE * settings.turn + pauses + backOff(run);
+  if (listenerClosed && listenerClosed.at <= end + tick(settings)) return;
+  yield `listener: it is closed at ${listenerClosed?.at}, not by ${round(end)}`;
 }
 
 function backOff({ acceptErrors }: Run): number {
@@ -244,7 +262,7 @@ function* wrongNumber(
 }
 
 /** A client is accepted as soon as it can be: when it connects, or others end. */
-function* wrongAccept(run: Run) {
+function* wrongAccept(settings: Settings, run: Run) {
   const { clients, connections } = run;
   for (const { accepted, port } of connections) {
     const { connected, index } = clients.find((one) => one.port === port)!;
@@ -253,7 +271,7 @@ function* wrongAccept(run: Run) {
       .filter((moment) => moment && moment.turn <= accepted.turn);
     const times = [connected, ...changes].map((moment) => moment!.at);
     const change = Math.max(...times);
-    if (accepted.at <= change + PACE + backOff(run)) continue;
+    if (accepted.at <= change + pace(settings) + backOff(run)) continue;
     const from = `${round(change)} to ${round(accepted.at)}`;
     yield `accept: client ${index} waited from ${from}`;
   }

@@ -31,10 +31,10 @@ export interface Result extends Moment {
   written: number;
 }
 
-/** Deadlines within so many milliseconds expire together. */
-export const TICK = 21;
-/** How long the server drains a client that does not read. */
-export const DRAIN = 50 + TICK;
+/** Deadlines expire together within 20 ms, or after 64 turns. */
+export const tick = ({ turn }: Settings) => 21 + 70 * turn;
+/** How long the server reads on while a write is stuck. */
+export const unstick = (settings: Settings) => 50 + tick(settings);
 
 /** An exchange and how far it has come. */
 class Exchange {
@@ -157,7 +157,7 @@ class Possibilities {
   /** The server closes what has reached a limit, if it is still in time. */
   expire(): void {
     for (const exchange of this.exchanges) {
-      const extra = exchange.blocked ? DRAIN : 0;
+      const extra = exchange.blocked ? unstick(this.settings) : 0;
       if (this.limits.some((limit) => isOver(limit, this.now, extra))) continue;
       for (const { outcome } of this.limits.filter(reachedBy(this.now))) {
         this.#end(exchange, outcome);

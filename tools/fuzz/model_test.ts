@@ -1,10 +1,10 @@
 import { assertEquals } from "@std/assert";
 import {
   type ClientEvent,
-  DRAIN,
   type Limit,
   possibleResults,
-  TICK,
+  tick,
+  unstick,
 } from "./model.ts";
 import { scriptOf } from "./script.ts";
 
@@ -16,7 +16,12 @@ const SETTINGS = {
   maxRead: Infinity,
   maxWrite: Infinity,
 };
-const DEADLINE: Limit = { at: 100, turn: 0, outcome: "timeout", late: TICK };
+const DEADLINE: Limit = {
+  at: 100,
+  turn: 0,
+  outcome: "timeout",
+  late: tick(SETTINGS),
+};
 const ABORT: Limit = { at: 50, turn: 50, outcome: "shutdown", late: 0 };
 
 /** The time of an event is also its turn. */
@@ -86,7 +91,7 @@ Deno.test("model: what comes after the deadline may count", () => {
 
 Deno.test("model: a client that does not read is drained first", () => {
   const events = [client(1, "send", 3)];
-  const last = 100 + TICK + DRAIN;
+  const last = 100 + tick(SETTINGS) + unstick(SETTINGS);
   assertEquals(possible(last, events, [DEADLINE]), [`timeout 2 at ${last}`]);
   assertEquals(possible(last + 1, events, [DEADLINE]), []);
 });

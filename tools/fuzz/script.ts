@@ -12,12 +12,17 @@ export interface Script {
   seed: number;
   settings: Settings;
   clients: ClientScript[];
+  /** How many of the clients, the last ones, only arrive and say something. */
+  newcomers: number;
   controls: Control[];
   /** What the callbacks do after they have noted what they are told. */
   callbacks: "return" | "throw" | "reject";
   /** Whether `console.error` throws. */
   brokenConsole: boolean;
 }
+
+/** The bytes of so many clients differ. */
+const OWNERS = 47;
 
 export interface Settings {
   mode: Mode;
@@ -33,6 +38,8 @@ export interface Settings {
   maxWrite: number;
   /** The most microtasks after which the server gets a result. */
   latency: number;
+  /** How long a turn of the event loop takes, in milliseconds. */
+  turn: number;
 }
 
 export interface ClientScript {
@@ -58,12 +65,12 @@ export interface Control {
 
 /** The n-th byte that a client sends: nobody else sends it, nor its neighbour. */
 export function clientByte(client: number, n: number): number {
-  return 16 + client * 5 + n % 5;
+  return 16 + client % OWNERS * 5 + n % 5;
 }
 
-/** Which client sends such a byte. The greeting has other bytes. */
-export function ownerOf(byte: number): number {
-  return Math.floor((byte - 16) / 5);
+/** Whether another client sends such a byte. The greeting has other bytes. */
+export function isForeign(byte: number, client: number): boolean {
+  return byte >= 16 && Math.floor((byte - 16) / 5) !== client % OWNERS;
 }
 
 export function greetingByte(n: number): number {
@@ -77,13 +84,20 @@ export function scriptOf(seed: number): Script {
   const controls = controlsOf(random, settings);
   // Only a crowd shows how the server paces itself.
   const count = random.chance(0.03) ? random.int(17, 40) : random.int(2, 8);
+  const clients = Array.from(
+    { length: count },
+    () => clientOf(random, settings, controls),
+  );
+  const newcomers = random.chance(0.03)
+    ? newcomersOf(random, controls[0].at)
+    : [];
+  // Without it, all newcomers would arrive between two turns.
+  if (newcomers.length > 0) settings.turn = 1;
   return {
     seed,
     settings,
-    clients: Array.from(
-      { length: count },
-      () => clientOf(random, settings, controls),
-    ),
+    clients: [...clients, ...newcomers],
+    newcomers: newcomers.length,
     controls,
     callbacks: random.pick("return", "return", "throw", "reject"),
     brokenConsole: random.chance(0.2),
@@ -102,6 +116,7 @@ function settingsOf(random: Random): Settings {
     maxRead: random.pick(1, 5, Infinity, Infinity, Infinity),
     maxWrite: random.pick(1, 5, Infinity, Infinity, Infinity),
     latency: random.pick(0, 0, 2, 10),
+    turn: 0,
   };
 }
 
@@ -124,6 +139,16 @@ function clientOf(
     if (step.do === "close" || step.do === "reset") break;
   }
   return { at, eager: random.chance(0.5), steps };
+}
+
+/** Clients that arrive one after the other for two seconds after a stop. */
+function newcomersOf(random: Random, stop: number): ClientScript[] {
+  const every = random.pick(2, 3, 5, 20, 100);
+  const steps: Step[] = [{ after: random.pick(0, 1), do: "send", bytes: 4 }];
+  return Array.from(
+    { length: 2000 / every },
+    (_, i) => ({ at: stop + 1 + i * every, eager: true, steps }),
+  );
 }
 
 /** Any time, or about when a deadline passes or the server is stopped. */
@@ -178,7 +203,8 @@ function controlsOf(random: Random, { timeout }: Settings): Control[] {
 
 /** The script in a few lines. */
 export function describeScript(script: Script): string {
-  const { clients, controls, settings, callbacks, brokenConsole } = script;
+  const { clients, newcomers, controls, settings } = script;
+  const { callbacks, brokenConsole } = script;
   const show = (value: unknown) =>
     JSON.stringify(value, (_, x) => x === Infinity ? "Infinity" : x)
       .replaceAll(/[{}"]/g, "").replaceAll(/([:,])/g, "$1 ");
@@ -189,10 +215,20 @@ export function describeScript(script: Script): string {
   return [
     show(settings) + `, callbacks: ${callbacks}` +
     (brokenConsole ? ", a broken console" : ""),
-    ...clients.map(({ at, eager, steps }, i) =>
+    ...clients.slice(0, clients.length - newcomers).map((
+      { at, eager, steps },
+      i,
+    ) =>
       `client ${i}${eager ? ", reading" : ""}: at ${round(at)} connect` +
       steps.map((s) => `, ${step(s)}`).join("")
     ),
+    ...(newcomers > 0
+      ? [
+        `${newcomers} newcomers: from ${round(clients.at(-newcomers)!.at)} to ${
+          round(clients.at(-1)!.at)
+        }`,
+      ]
+      : []),
     ...controls.map(({ at, do: what }) => `at ${round(at)} ${what}`),
   ].join("\n");
 }

@@ -41,13 +41,13 @@ type Serve = typeof serve;
 
 /** Runs a script against a server, which must end at last. */
 export async function simulate(script: Script, serve: Serve): Promise<Run> {
-  using clock = new Clock();
+  using clock = new Clock(false, script.settings.turn);
   const simulation = new Simulation(script, clock);
   using _ = simulation.watchErrors();
   const { run } = simulation;
   await clock.run(simulation.start(serve)).catch(() => {}); // never
   if (run.finished) { for (const client of run.clients) client.finish(); }
-  await turn();
+  await clock.run(turn());
   return run;
 }
 

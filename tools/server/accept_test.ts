@@ -9,7 +9,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { serve } from "../../server.ts";
 import { GREETING } from "../testing/bytes.ts";
-import { ask, readExactly } from "../testing/clients.ts";
+import { ask, readExactly, readText } from "../testing/clients.ts";
 import { FakeClock } from "../testing/fake_clock.ts";
 import { MemoryListener } from "../testing/memory_network.ts";
 import { start } from "../testing/service.ts";
@@ -223,5 +223,27 @@ inMemory(
     listener.onAccept = () => {};
     assertEquals(await exchange("hoge"), GREETING + "hoge");
     assertEquals(exchanges.all.length, 65);
+  },
+);
+
+inEachMode(
+  "a connection without an address is closed and reported",
+  {},
+  async (service) => {
+    const { network: { listener }, connect, exchange, acceptErrors, clock } =
+      service;
+    const error = new Error("no address");
+    listener.onAccept = (conn) =>
+      Object.defineProperty(conn, "remoteAddr", {
+        get() {
+          throw error;
+        },
+      });
+    const client = await connect();
+    assertEquals(await readText(client), "");
+    listener.onAccept = () => {};
+    assertEquals(await clock.run(exchange("hoge")), `${GREETING}hoge`);
+    assertEquals(acceptErrors.all, [error]);
+    assertEquals(service.server.connections, 0);
   },
 );

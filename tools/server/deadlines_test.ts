@@ -95,8 +95,8 @@ inMemory("thousands of connections share one timer", {}, async (service) => {
   await connectMany(5000);
   await clock.run(outcomes(5000));
   assert((await outcomes(5000)).every((outcome) => outcome === "timeout"));
-  const { length } = clock.delays;
-  assert(length > 0 && length < 100, `${length} timers`);
+  const { length } = clock.delays.filter((ms) => ms > 50); // not of pacing
+  assert(length > 0 && length < 10, `${length} timers`);
 });
 
 inMemory("deadlines within 20 ms expire together", {}, async (service) => {

@@ -14,6 +14,8 @@ import { inSmall } from "./faults.ts";
 inEachMode("each failure has its outcome", {}, async (service) => {
   const { network: { listener }, connect, outcomes } = service;
   const rejects = (error?: Error) => () => Promise.reject(error);
+  const failsToEcho = (error?: Error) => (p: Uint8Array) =>
+    p.length === 4 ? Promise.reject(error) : Promise.resolve(p.length);
   const faults: [expected: string, fault: Partial<MemoryConn>][] = [
     ["reset", { write: rejects(new Deno.errors.BrokenPipe()) }],
     ["reset", { write: rejects(new Deno.errors.NotConnected()) }],
@@ -21,6 +23,10 @@ inEachMode("each failure has its outcome", {}, async (service) => {
     ["reset", { read: rejects(new Deno.errors.ConnectionAborted()) }],
     ["error", { read: rejects(new Error("odd")) }],
     ["error", { read: rejects(undefined) }],
+    ["error", { write: rejects(undefined) }],
+    ["error", { write: failsToEcho(undefined) }],
+    ["error", { write: failsToEcho(new Deno.errors.UnexpectedEof()) }],
+    ["reset", { write: failsToEcho(new Deno.errors.BrokenPipe()) }],
     ["eof", { read: rejects(new Deno.errors.UnexpectedEof()) }],
     ["eof", { read: () => Promise.resolve(null) }],
     ["echoed", {}],
@@ -33,6 +39,23 @@ inEachMode("each failure has its outcome", {}, async (service) => {
   }
   const expected = faults.map(([outcome]) => outcome);
   assertEquals(await outcomes(faults.length), expected);
+});
+
+inEachMode("an error says why, and nothing else does", {}, async (service) => {
+  const { network: { listener }, connect, exchanges } = service;
+  const reasons = [new Error("odd"), undefined, "text"];
+  for (const reason of reasons) {
+    listener.onAccept = (conn) => conn.read = () => Promise.reject(reason);
+    await readText(await connect());
+  }
+  listener.onAccept = () => {};
+  await service.exchange("hoge");
+  const all = await exchanges.waitFor(reasons.length + 1);
+  for (const [i, reason] of reasons.entries()) {
+    assertEquals(all[i].outcome, "error");
+    assert("error" in all[i] && all[i].error === reason);
+  }
+  assertEquals("error" in all[reasons.length], false);
 });
 
 inEachMode("short writes are continued", {}, async (service) => {

@@ -34,6 +34,16 @@ Deno.test("wrong options throw and name the option", () => {
     const [name] = Object.keys(options as Record<string, unknown>);
     const listener = new MemoryListener();
     assertThrows(() => serve(listener, options as ServeOptions), type, name);
+    assertEquals(listener.closed, true); // nobody else could close it
+  }
+});
+
+Deno.test("options that are no object are refused in plain words", () => {
+  for (const options of [null, 1, "serial"]) {
+    const listener = new MemoryListener();
+    const call = () => serve(listener, options as unknown as ServeOptions);
+    assertThrows(call, TypeError, "options must be an object");
+    assertEquals(listener.closed, true);
   }
 });
 

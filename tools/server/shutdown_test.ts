@@ -4,6 +4,7 @@ import { assert, assertEquals } from "@std/assert";
 import { serve } from "../../server.ts";
 import { digits, GREETING } from "../testing/bytes.ts";
 import {
+  answers,
   ask,
   askEach,
   readAll,
@@ -31,6 +32,27 @@ inMemory(
       assertEquals(await ask(client, "hoge"), "hoge");
     }
     await stopped;
+    assertEquals(exchanges.all.length, 1000);
+  },
+);
+
+inMemory(
+  "a shutdown serves the queue on a slow machine too",
+  {},
+  async ({ network: { listener }, server, connectMany, exchanges, clock }) => {
+    listener.onAccept = (conn) => {
+      const write = conn.write.bind(conn);
+      conn.write = async (p) => {
+        await turns(1);
+        clock.now += 5; // for each of 1000 greetings and echoes
+        return await write(p);
+      };
+    };
+    const connected = connectMany(1000);
+    const stopped = server.shutdown();
+    const asked = askEach(await connected);
+    await clock.run(stopped);
+    assertEquals(await asked, answers(1000));
     assertEquals(exchanges.all.length, 1000);
   },
 );

@@ -7,6 +7,7 @@
 import { assertEquals } from "@std/assert";
 import net from "node:net";
 import { bytesOf, GREETING, numbers, textOf } from "./bytes.ts";
+import { turn } from "./timing.ts";
 
 /** A connection, of any transport. */
 export type Conn = Pick<
@@ -116,4 +117,26 @@ export const answers = (count: number) =>
 export async function exchange(port: number, message: string): Promise<string> {
   using conn = await connect(port);
   return await ask(conn, message);
+}
+
+/** So many exchanges, from 16 clients at once. Every byte is checked. */
+export async function exchangeMany(port: number, count: number): Promise<void> {
+  let next = 0;
+  await Promise.all(Array.from({ length: 16 }, async () => {
+    for (let i; (i = next++) < count;) {
+      assertEquals(await exchange(port, `${i}`), `${GREETING}${i}`);
+    }
+  }));
+}
+
+/** Waits until the listener on a port is closed. */
+export async function waitUntilFree(port: number): Promise<void> {
+  while (true) {
+    try {
+      return Deno.listen({ port }).close();
+    } catch (error) {
+      if (!(error instanceof Deno.errors.AddrInUse)) throw error;
+      await turn();
+    }
+  }
 }

@@ -42,7 +42,8 @@ export class FakeClock implements Disposable {
   readonly #turns = new Map<number, () => void>();
   #armed = Promise.withResolvers<void>();
 
-  constructor(readonly hasIO = false) {
+  /** `msPerTurn`: how long a turn takes, so that other timers fire meanwhile. */
+  constructor(readonly hasIO = false, readonly msPerTurn = 0) {
     performance.now = () => this.now;
     Object.assign(globalThis, {
       setTimeout: this.#setTimeout,
@@ -62,6 +63,7 @@ export class FakeClock implements Disposable {
   readonly #setTimeout = (wake: () => void, ms = 0): unknown => {
     this.delays.push(ms);
     const id = -this.delays.length; // no real timer has a negative id
+    ms ||= this.msPerTurn;
     if (ms === 0) {
       const fire = () => {
         this.#turns.delete(id);

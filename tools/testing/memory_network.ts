@@ -109,7 +109,7 @@ export class MemoryListener {
   }
 
   [Symbol.asyncIterator](): AsyncIterator<MemoryConn> {
-    return this;
+    return { next: () => this.next() }; // a test may replace it at any time
   }
 
   /** Ends the iteration, and resets the connections that still wait. */

@@ -74,6 +74,24 @@ export const IPV6: Need = {
   },
 };
 
+/** Kills a listening socket, and says whether it could. */
+export function killSocket(port: number): boolean {
+  const { stdout } = new Deno.Command("ss", {
+    args: ["-H", "-K", "-ltn", `sport = :${port}`],
+    stderr: "null",
+  }).outputSync();
+  return textOf(stdout).includes(`:${port}`);
+}
+
+export const SS_KILL: Need = {
+  name: "ss -K (root, and a kernel that allows it)",
+  isMet() {
+    if (!exists("ss")) return false;
+    using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+    return killSocket(listener.addr.port);
+  },
+};
+
 /** A test that needs the network. */
 export const withNet = (name: string, fn: () => Promise<void>) =>
   needs(["net"], [], name, fn);

@@ -179,16 +179,16 @@ export class ServerProcess extends Child {
     return Number(address.match(/:(\d+)$/)?.[1]);
   }
 
-  /** Sends a signal until the process ends: for a second it is one request. */
+  /** Sends a signal until the process ends: for 0.1 s it is one request. */
   async killRepeatedly(signal: Deno.Signal): Promise<void> {
     const elapsed = stopwatch();
     const end = this.code().then(elapsed);
     while (!this.ended) {
       this.kill(signal);
-      await delay(100);
+      await delay(10);
     }
     const seconds = await end;
-    assert(seconds >= 1, `it ended after ${seconds} s`);
+    assert(seconds >= 0.1, `it ended after ${seconds} s`);
   }
 
   /** Waits for the `count`th line of the log about the event. */

@@ -27,7 +27,10 @@ needs(["read"], [], "docs/promises.md names tests that exist", async () => {
     );
     const titles = [...tests.matchAll(/`(.+?)`/g)].map(([, title]) => title);
     assert(titles.length > 0, `no test: ${promise}`);
-    const unknown = titles.filter((title) => !sources.includes(`"${title}"`));
+    // The beginning of a title may depend on the transport or the signal.
+    const unknown = titles.filter((title) =>
+      !sources.includes(`${title}"`) && !sources.includes(`${title}\``)
+    );
     assertEquals(unknown, [], promise);
   }
 });

@@ -17,8 +17,6 @@ export interface Call {
 /** The time on strace's clock, in milliseconds since 1970. */
 export const now = () => performance.timeOrigin + performance.now();
 
-const GIVE_UP = 60_000;
-
 /** The calls to look at. Not every processor has those with a question mark. */
 const TRACED = [
   ..."execve ?epoll_create1 socket setsockopt bind listen".split(" "),
@@ -40,9 +38,7 @@ export class TracedServer implements AsyncDisposable {
   readonly #child: Deno.ChildProcess;
   readonly #waits = Promise.withResolvers<void>();
   readonly #output: Promise<string[]>;
-  readonly #timer: ReturnType<typeof setTimeout>;
   #ended = false;
-  #gaveUp = false;
 
   /**
    * Starts a server, and kills it if the signal is aborted; `log` is a file that
@@ -66,10 +62,6 @@ export class TracedServer implements AsyncDisposable {
       this.#read(this.#child.stderr),
     ]);
     this.#child.status.then(() => this.#ended = true);
-    this.#timer = setTimeout(() => {
-      this.#gaveUp = true;
-      this.#kill("SIGKILL");
-    }, GIVE_UP);
   }
 
   async #read(stream: ReadableStream<Uint8Array>): Promise<string> {
@@ -129,12 +121,6 @@ export class TracedServer implements AsyncDisposable {
     return this.#calls().filter(({ time }) => time < end);
   }
 
-  /** Replaces an error that the time limit caused. */
-  explain(error: unknown): unknown {
-    if (!this.#gaveUp) return error;
-    return new Error(`gave up after ${GIVE_UP / 1000} seconds`);
-  }
-
   #calls(): Call[] {
     return parseLog(Deno.readTextFileSync(this.#log));
   }
@@ -156,7 +142,6 @@ export class TracedServer implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    clearTimeout(this.#timer);
     this.#kill("SIGKILL");
     await this.#output;
     await this.#child.status;

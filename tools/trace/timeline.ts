@@ -160,6 +160,7 @@ function eventsIn(args: string): { names: string; data: string }[] {
 type Purposes = [RegExp, string][];
 
 const LISTENER: Purposes = [
+  [/^socket.*MPTCP/, "a socket for multipath TCP"],
   [/^socket/, "a TCP socket"],
   [/SO_REUSEADDR/, "allow a quick restart"],
   [/^bind/, "its address and port"],
@@ -178,6 +179,7 @@ const CLIENT: Purposes = [
   [/SO_KEEPALIVE/, "keep-alive"],
   [/TCP_KEEPIDLE/, "idle time"],
   [/TCP_KEEPINTVL/, "interval"],
+  [/TCP_KEEPCNT/, "number of probes"],
   [/^(read|recvfrom).*EAGAIN/, "nothing yet"],
   [/^(read|recvfrom).* = 0$/, "EOF"],
   [/^(read|recvfrom)/, "what it sent"],

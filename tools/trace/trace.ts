@@ -10,7 +10,8 @@
  */
 
 import { parseArgs } from "@std/cli/parse-args";
-import { interruption } from "../testing/interrupt.ts";
+import { refuse, runTool, UsageError } from "../testing/tool.ts";
+import { draw } from "./picture.ts";
 import { firstLine } from "./strace.ts";
 import { format, type Row } from "./timeline.ts";
 import { traceTwoClients } from "./two_clients.ts";
@@ -23,6 +24,7 @@ Usage: deno task trace [options]
       --mode MODE  trace this service: concurrent, serial or events (concurrent)
       --go FILE    trace a server written in Go that prints "wait...";
                    the diary's, in tools/trace/diary, listen on port 30000
+      --svg FILE   also draw the timeline
   -h, --help       print this and exit`;
 
 const MODES = ["concurrent", "serial", "events"];
@@ -36,10 +38,6 @@ export function traceMode(
   return traceTwoClients([...main, "--port", "0", "--mode", mode], signal);
 }
 
-/** Runs go, with its own cache where it would find no place for one. */
-const RUN_GO = `[ "$GOCACHE$XDG_CACHE_HOME$HOME" ] || export GOCACHE="$0"
-exec go "$@"`;
-
 /** Builds a server written in Go, and traces it. */
 export async function traceGo(
   file: string,
@@ -48,8 +46,8 @@ export async function traceGo(
   const dir = await Deno.makeTempDir();
   try {
     const build = ["build", "-ldflags=-s -w", "-o", `${dir}/server`, file];
-    const { success, stderr } = await new Deno.Command("sh", {
-      args: ["-c", RUN_GO, `${dir}/cache`, ...build],
+    const { success, stderr } = await new Deno.Command("go", {
+      args: build,
       env: { GOTMPDIR: dir },
       signal,
     }).output();
@@ -64,30 +62,27 @@ export async function traceGo(
 interface Options {
   mode?: string;
   go?: string;
+  svg?: string;
   help: boolean;
 }
 
-class UsageError extends Error {}
-
 function parseOptions(args: string[]): Options {
   const options = parseArgs(args, {
-    string: ["mode", "go"],
+    string: ["mode", "go", "svg"],
     boolean: ["help"],
     alias: { h: "help" },
-    unknown(arg: string) {
-      const what = arg.startsWith("-") ? "option" : "argument";
-      throw new UsageError(`unknown ${what} ${JSON.stringify(arg)}`);
-    },
+    unknown: refuse,
   });
-  const { mode, go } = options;
-  if (mode !== undefined && !MODES.includes(mode)) {
+  const { mode = "concurrent", go, svg } = options;
+  if (!MODES.includes(mode)) {
     const given = JSON.stringify(mode);
     throw new UsageError(`--mode: ${given} is not one of ${MODES.join(", ")}`);
   }
-  if (go === "") throw new UsageError("--go: needs a file");
-  if (go !== undefined && mode !== undefined) {
+  if (go !== undefined && options.mode !== undefined) {
     throw new UsageError("--mode: a program in Go has no modes");
   }
+  if (go === "") throw new UsageError("--go: needs a file");
+  if (svg === "") throw new UsageError("--svg: needs a file");
   return options;
 }
 
@@ -123,22 +118,22 @@ async function trace(
 const isFile = (path: string) =>
   Deno.stat(path).then((info) => info.isFile, () => false);
 
-/** Prints one line on stderr and ends the process. */
-function die(code: number, error: unknown): never {
-  const text = error instanceof Error ? error.message : String(error);
-  console.error(`trace: ${text}`);
-  Deno.exit(code);
-}
+const titleOf = ({ mode = "concurrent", go }: Options) =>
+  "deno task trace " +
+  (go === undefined ? `--mode ${mode}` : `--go ${go.split("/").at(-1)}`);
 
-async function main(): Promise<void> {
-  const signal = interruption();
-  try {
-    const options = parseOptions(Deno.args);
-    console.log(options.help ? HELP : format(await trace(options, signal)));
-  } catch (error) {
-    if (signal.aborted) Deno.exit(signal.reason);
-    die(error instanceof UsageError ? 2 : 1, error);
-  }
+if (import.meta.main) {
+  await runTool("trace", async (args, signal) => {
+    const options = parseOptions(args);
+    if (options.help) {
+      console.log(HELP);
+      return 0;
+    }
+    const rows = await trace(options, signal);
+    console.log(format(rows));
+    if (options.svg !== undefined) {
+      await Deno.writeTextFile(options.svg, draw(titleOf(options), rows));
+    }
+    return 0;
+  });
 }
-
-if (import.meta.main) await main();

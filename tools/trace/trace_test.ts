@@ -1,5 +1,7 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
+import { textOf } from "../testing/bytes.ts";
 import { needs } from "../testing/needs.ts";
+import { draw } from "./picture.ts";
 import { format } from "./timeline.ts";
 import { traceGo, traceMode } from "./trace.ts";
 
@@ -51,11 +53,13 @@ for (const mode of ["serial", "concurrent", "events"]) {
       const [, shown] = docs.match(RegExp(`\\${command}([^]*?)\`\`\``)) ?? [];
       assert(shown, `docs/kernel.md does not show ${command}`);
 
-      const seen = format(await traceMode(mode));
+      const rows = await traceMode(mode);
+      const seen = format(rows);
       assertEquals(shapeOf(seen), shapeOf(shown));
       assertEquals(isServedAtOnce(seen), mode !== "serial");
       assertEquals(isServedAtOnce(shown), mode !== "serial");
       assertEquals(seen.includes("waits in the queue"), mode === "serial");
+      assertEquals(draw("", rows).includes(">waits<"), mode === "serial");
     },
   );
 }
@@ -113,28 +117,19 @@ needs(
     for (
       const [code, line, ...args] of [
         [2, 'unknown option "--mod=serial"', "--mod=serial"],
-        [2, 'unknown argument "serial"', "serial"],
         [2, '--mode: "x" is not one of', "--mode", "x"],
         [2, "--mode: a program in Go", "--mode", "serial", "--go", "x.go"],
-        [2, "--go: needs a file", "--go"],
         [1, "none.go: no such file", "--go", "none.go"],
         [1, "README.md: not a .go file", "--go", "README.md"],
       ] as const
     ) {
-      const run = [
-        "run",
-        "--allow-run",
-        "--allow-read",
-        "tools/trace/trace.ts",
-      ];
       const output = await new Deno.Command(Deno.execPath(), {
-        args: [...run, ...args],
+        args: ["run", "--allow-run", "--allow-read", "tools/trace/trace.ts"]
+          .concat(args),
         cwd: root,
       }).output();
-      const [stdout, stderr] = [output.stdout, output.stderr]
-        .map((bytes) => new TextDecoder().decode(bytes));
-      assertEquals(output.code, code);
-      assertEquals(stdout, "");
+      const stderr = textOf(output.stderr);
+      assertEquals([output.code, textOf(output.stdout)], [code, ""]);
       assertStringIncludes(stderr, `trace: ${line}`);
       assertEquals(stderr.split("\n").length, 2);
     }

@@ -16,11 +16,7 @@ export async function traceTwoClients(
   const log = await Deno.makeTempFile();
   try {
     await using server = new TracedServer(program, log, signal);
-    try {
-      return await runClients(server);
-    } catch (error) {
-      throw server.explain(error);
-    }
+    return await runClients(server);
   } finally {
     await Deno.remove(log);
   }

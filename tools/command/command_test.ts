@@ -1,0 +1,128 @@
+/**
+ * This room tests the command, `main.ts`: here from its start to its end, then
+ * its limits, what it listens on, its log, its options and its signals.
+ *
+ * @module
+ */
+
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import { ServerProcess } from "../testing/processes.ts";
+import { GREETING, textOf } from "../testing/bytes.ts";
+import {
+  ask,
+  connect,
+  exchange,
+  greetMany,
+  readExactly,
+  readText,
+  send,
+} from "../testing/clients.ts";
+import { needs, withCommand } from "../testing/needs.ts";
+import { delay, stopwatch, tryWithin } from "../testing/timing.ts";
+
+withCommand(
+  "command: says when it is ready, serves, logs, and sums up",
+  async () => {
+    await using command = new ServerProcess(["--port", "0", "-v"]);
+    const port = await command.ready();
+    assertEquals(command.stdout.all, [`wait... listening on 0.0.0.0:${port}`]);
+    assertEquals(
+      await exchange(port, "\x1b]0;secret\x07"),
+      GREETING + "\x1b]0;secret\x07",
+    );
+    assertMatch(
+      await command.event("exchange"),
+      /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z exchange remote=127\.0\.0\.1:\d+ outcome=echoed bytes=11 ms=\d+(\.\d{1,3})?$/,
+    );
+    command.kill("SIGTERM");
+    assertEquals(await command.code(), 0);
+    const [, shutdown, summary] = command.stderr.all;
+    assertMatch(
+      shutdown,
+      /Z shutdown signal=SIGTERM clients=0 grace_ms=10000$/,
+    );
+    assertMatch(
+      summary,
+      /Z summary echoed=1 eof=0 timeout=0 reset=0 shutdown=0 error=0$/,
+    );
+    assertEquals(command.stderr.all.length, 3);
+    assertEquals(command.stdout.all.length, 1);
+    assertEquals(`${command.stderr.all}`.includes("secret"), false);
+  },
+);
+
+withCommand(
+  "command: --mode, --max-bytes and --timeout reach the service",
+  async () => {
+    await using command = new ServerProcess(
+      ["-p0", "--mode=serial", "--max-bytes=3", "--timeout=0.3", "-v"],
+    );
+    const port = await command.ready();
+    using silent = await connect(port);
+    await readExactly(silent, GREETING.length);
+    command.kill("SIGSTOP"); // so that the data is there before the accept
+    using next = await connect(port);
+    await send(next, "hoge");
+    command.kill("SIGCONT");
+    assertEquals(await readText(next), GREETING + "hog"); // after 0.3 s
+    assertEquals(await silent.read(new Uint8Array(1)), null);
+    assertMatch(await command.event("exchange"), /outcome=timeout/);
+  },
+);
+
+withCommand("command: --max-connections reaches the service", async () => {
+  await using command = new ServerProcess(["-p0", "-v", "--max-connections=1"]);
+  const port = await command.ready();
+  using clients = await greetMany(port, 1);
+  using second = await connect(port);
+  await send(second, "second"); // it would be echoed first
+  const answer = readText(second);
+  await delay(100); // a slow machine proves less
+  assertEquals(await ask(clients[0], "1st"), "1st");
+  assertEquals(await answer, `${GREETING}second`);
+  assertMatch(await command.event("exchange"), / bytes=3 /);
+});
+
+withCommand(
+  "command: --grace reaches the service",
+  () =>
+    tryWithin([10, 10, 10], async (preset) => {
+      await using command = new ServerProcess(["-p0", "--grace=0"]);
+      using _idle = await greetMany(await command.ready(), 1);
+      const sinceSignal = stopwatch();
+      command.kill("SIGTERM");
+      assertEquals(await command.code(), 0);
+      if (sinceSignal() >= preset) return "late"; // that was the default
+    }),
+);
+
+needs(
+  ["net", "run", "read", "write"],
+  [],
+  "command: deno install --global makes a command of it",
+  async () => {
+    const root = await Deno.makeTempDir();
+    const deno = Deno.execPath();
+    const cwd = new URL("../..", import.meta.url);
+    const readme = await Deno.readTextFile(new URL("README.md", cwd));
+    const [, args] = readme.match(/^deno (install .*) main\.ts$/m)!;
+    const { success, stderr } = await new Deno.Command(deno, {
+      args: args.split(" ").concat("--root", root, "main.ts"),
+      cwd,
+    }).output();
+    assert(success, textOf(stderr));
+    {
+      const bin = deno.slice(0, deno.lastIndexOf("/"));
+      const path = 'PATH="$0:$PATH"; exec "$@"'; // it looks for deno there
+      await using command = new ServerProcess(
+        ["--port", "0", "--reuse-port"],
+        ["sh", "-c", path, bin, `${root}/bin/echo-server`],
+      );
+      const port = await command.ready();
+      assertEquals(await exchange(port, "hoge"), GREETING + "hoge");
+      command.kill("SIGTERM");
+      assertEquals(await command.code(), 0);
+    }
+    await Deno.remove(root, { recursive: true });
+  },
+);

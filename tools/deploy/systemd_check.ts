@@ -1,0 +1,282 @@
+/** The systemd units, as they are installed, in a systemd that is booted. */
+
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import { ServerProcess } from "../testing/processes.ts";
+import { GREETING, textOf } from "../testing/bytes.ts";
+import { type Need, needs } from "../testing/needs.ts";
+import { turn } from "../testing/timing.ts";
+import { createCertificate } from "../testing/transports.ts";
+
+const root = new URL("../..", import.meta.url).pathname;
+const ROOT_USER: Need = {
+  name: "root",
+  isMet: () => Deno.uid() === 0,
+};
+
+const withSystemd = (name: string, fn: () => Promise<void>) =>
+  needs(
+    ["net", "run", "read", "write", "env", "sys"],
+    [ROOT_USER, "systemd-nspawn", "systemctl", "nsenter", "openssl"],
+    `systemd: ${name}`,
+    fn,
+  );
+
+/** Runs a program; returns what it printed. Throws if it failed. */
+async function run(program: string, ...args: string[]): Promise<string> {
+  const { success, stdout, stderr } = await new Deno.Command(program, {
+    args,
+    stdin: "null",
+  }).output();
+  const text = textOf(stdout);
+  assert(success, `${program} ${args.join(" ")}: ${text}${textOf(stderr)}`);
+  return text;
+}
+
+/**
+ * Makes the binary with these permissions. Where the base runtime cannot be
+ * downloaded, a script takes its place: Deno runs the sources.
+ */
+async function makeBinary(dir: string, permissions: string[]): Promise<void> {
+  const flags = ["--v8-flags=--max-semi-space-size=2", "--no-prompt"];
+  const binary = `${dir}/echo-server`;
+  const args = [
+    ...flags,
+    ...permissions,
+    "--output",
+    binary,
+    `${root}/main.ts`,
+  ];
+  const { success } = await new Deno.Command(Deno.execPath(), {
+    args: ["compile", ...args],
+    stdout: "null",
+    stderr: "null",
+  }).output();
+  if (success) return;
+  for (const file of ["main.ts", "server.ts", "deno.json", "deno.lock"]) {
+    await Deno.copyFile(`${root}/${file}`, `${dir}/${file}`);
+  }
+  await new Deno.Command(Deno.execPath(), {
+    args: ["cache", "--quiet", `${dir}/main.ts`],
+    env: { DENO_DIR: `${dir}/deno-dir` },
+  }).output();
+  const deno = ["/opt/deno", "run", "--cached-only", ...flags, ...permissions];
+  await Deno.writeTextFile(
+    binary,
+    `#!/bin/sh
+export DENO_DIR=/opt/deno-dir DENO_NO_UPDATE_CHECK=1
+exec ${deno.join(" ")} /opt/main.ts "$@"
+`,
+  );
+}
+
+/** A systemd over the files of this machine, with a network of its own. */
+class Machine implements AsyncDisposable {
+  readonly #dir: string;
+  readonly #nspawn: Deno.ChildProcess;
+  #init = "";
+
+  private constructor(dir: string) {
+    this.#dir = dir;
+    this.#nspawn = new Deno.Command("setpriv", {
+      args: [
+        ...["--pdeathsig=TERM", "systemd-nspawn", "--quiet"],
+        ...["--boot", "--directory=/", "--volatile=yes"],
+        ...["--register=no", "--keep-unit", "--private-network"],
+        ...[`--machine=echo-server-${Deno.pid}`, "--console=pipe"],
+        // The files of this check, the checkout, and a place for the binary.
+        ...[`--bind-ro=${dir}:/opt`, `--bind-ro=${root}:/mnt`],
+        "--tmpfs=/usr/local/bin:mode=755",
+        "systemd.unit=basic.target",
+      ],
+      stdin: "null",
+      stdout: "null",
+      stderr: "null",
+    }).spawn();
+  }
+
+  /** Boots it, with the binary and these units installed. */
+  static async boot(permissions: string[], units: string): Promise<Machine> {
+    const dir = await Deno.makeTempDir();
+    await Deno.chmod(dir, 0o755);
+    await Deno.copyFile(Deno.execPath(), `${dir}/deno`);
+    await makeBinary(dir, permissions);
+    const machine = new Machine(dir);
+    await machine.#booted();
+    await machine.sh(`install -m 755 /opt/echo-server /usr/local/bin/`);
+    await machine.sh(`cd /mnt && ${units}`);
+    await machine.#limitDescriptors();
+    await machine.sh("systemctl daemon-reload");
+    return machine;
+  }
+
+  async #booted(): Promise<void> {
+    const list = ["-o", "pid=", "--ppid", `${this.#nspawn.pid}`];
+    do {
+      await turn();
+      // The first child is not yet the init of the machine.
+      this.#init = (await run("ps", ...list).catch(() => "")).trim();
+    } while (await this.state("basic.target", "ActiveState") !== "active");
+  }
+
+  /** Where the machine may not raise limits, the unit must not. */
+  async #limitDescriptors(): Promise<void> {
+    await this.sh(`ulimit -n 65536 2>/dev/null || {
+      mkdir -p /etc/systemd/system/echo-server@.service.d
+      printf '[Service]\\nLimitNOFILE=%s\\n' "$(ulimit -Hn)" \
+        > /etc/systemd/system/echo-server@.service.d/limit.conf
+    }`);
+  }
+
+  /** Runs a command of the shell in the machine; returns what it printed. */
+  sh(command: string): Promise<string> {
+    const enter = ["--target", this.#init, "--all"];
+    return run("nsenter", ...enter, "sh", "-ec", command);
+  }
+
+  /** A property of a unit; empty if systemd does not answer yet. */
+  async state(unit: string, property: string): Promise<string> {
+    const show = `systemctl show --value --property=${property} '${unit}'`;
+    return (await this.sh(show).catch(() => "")).trim();
+  }
+
+  /** Waits until a property of a unit has the value. */
+  async until(unit: string, property: string, value: string): Promise<void> {
+    while (await this.state(unit, property) !== value) await turn();
+  }
+
+  /** Waits for a line of the unit's journal that matches, the `count`th. */
+  async journal(unit: string, pattern: RegExp, count = 1): Promise<string> {
+    for (;;) {
+      const text = await this.sh(`journalctl --output=cat --unit='${unit}'`);
+      const lines = text.split("\n").filter((line) => pattern.test(line));
+      if (lines.length >= count) return lines[count - 1];
+      assert(Number(await this.state(unit, "NRestarts")) < 2, text);
+      await turn();
+    }
+  }
+
+  /** Clients in its network, until they get SIGTERM. */
+  load(): ServerProcess {
+    return new ServerProcess(["30000"], [
+      ...["nsenter", "--target", this.#init, "--net"],
+      ...[Deno.execPath(), "run", "--allow-net", "tools/deploy/load.ts"],
+    ]);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#init !== "") await run("kill", "-KILL", this.#init);
+    else this.#nspawn.kill("SIGKILL");
+    await this.#nspawn.status;
+    await Deno.remove(this.#dir, { recursive: true });
+  }
+}
+
+const INSTALL =
+  "install -m 644 'tools/deploy/echo-server@.service' /etc/systemd/system/";
+const DROP_INS = "/etc/systemd/system/echo-server@.service.d";
+const READY = /^wait\.\.\. listening on /;
+
+withSystemd("two instances on one port, stopped and killed", async () => {
+  await using machine = await Machine.boot(["--allow-net"], INSTALL);
+  const verify =
+    "systemd-analyze verify /etc/systemd/system/echo-server@.service";
+  assertEquals(await machine.sh(`${verify} 2>&1`), "");
+  // Then the kernel hands waiting clients to the other instance.
+  await machine.sh("sysctl --quiet --write net.ipv4.tcp_migrate_req=1");
+  await machine.sh("systemctl enable --now echo-server@1 echo-server@2");
+  await machine.journal("echo-server@1", READY);
+  await machine.journal("echo-server@2", READY);
+  await machine.sh("systemd-analyze security --threshold=20 echo-server@1");
+
+  await using load = machine.load();
+  await load.stdout.waitFor(3);
+  await machine.sh("systemctl stop echo-server@1");
+  assertEquals(await machine.state("echo-server@1", "Result"), "success");
+  await load.stdout.waitFor(load.stdout.all.length + 3);
+  load.kill("SIGTERM");
+  await load.code();
+  assertMatch(load.stdout.all.at(-1)!, / failed=0$/);
+
+  await machine.journal("echo-server@1", /^\S+Z shutdown signal=SIGTERM /);
+  const [, echoed] = (await machine.journal("echo-server@1", /^\S+Z summary /))
+    .match(/ echoed=(\d+) .* reset=0 shutdown=0 error=0$/) ?? [];
+  assert(Number(echoed) > 0, `echoed=${echoed}`);
+
+  await machine.sh("systemctl kill --signal=SIGKILL echo-server@2");
+  await machine.until("echo-server@2", "NRestarts", "1");
+  await machine.journal("echo-server@2", READY, 2);
+  await machine.sh("systemctl stop echo-server@2");
+  assertMatch(
+    await machine.journal("echo-server@2", /^\S+Z summary /),
+    / echoed=0 /,
+  );
+});
+
+const FILES = ["--allow-net", "--allow-read", "--allow-write"];
+
+withSystemd("Unix sockets, to which every user can connect", async () => {
+  await using machine = await Machine.boot(
+    FILES,
+    `${INSTALL}; install -D -m 644 -t ${DROP_INS} tools/deploy/unix.conf`,
+  );
+  const nobody = "setpriv --reuid=65534 --regid=65534 --clear-groups";
+  const load =
+    "/opt/deno run --no-config --allow-all /mnt/tools/deploy/load.ts";
+  const exchanges = (instance: number) =>
+    machine.sh(`${nobody} env DENO_DIR=/tmp/nobody \
+      ${load} /run/echo-server/${instance}/echo.sock 8`);
+  await machine.sh("systemctl enable --now echo-server@1 echo-server@2");
+  await machine.journal("echo-server@1", READY);
+  await machine.journal("echo-server@2", READY);
+  assertEquals(await exchanges(1), "exchanges=8 failed=0\n");
+  assertEquals(await exchanges(2), "exchanges=8 failed=0\n");
+
+  await machine.sh("systemctl kill --signal=SIGKILL echo-server@1");
+  await machine.until("echo-server@1", "NRestarts", "1");
+  await machine.journal("echo-server@1", READY, 2);
+  assertEquals(await exchanges(1), "exchanges=8 failed=0\n");
+
+  await machine.sh("systemctl stop 'echo-server@*'");
+  await machine.journal("echo-server@2", / summary echoed=8 .* error=0$/);
+  assertEquals(await machine.sh("find /run/echo-server -type s"), "");
+});
+
+withSystemd("TLS, with a key that only root can read", async () => {
+  await using machine = await Machine.boot(
+    FILES,
+    `${INSTALL}; install -D -m 644 -t ${DROP_INS} tools/deploy/tls.conf`,
+  );
+  await machine.sh("mkdir /etc/echo-server");
+  const pem = await createCertificate();
+  for (const file of ["cert.pem", "key.pem"]) {
+    await machine.sh(
+      `umask 077; printf '%s' '${pem}' > /etc/echo-server/${file}`,
+    );
+  }
+  await machine.sh("systemctl enable --now echo-server@1");
+  await machine.journal(
+    "echo-server@1",
+    /^wait\.\.\. listening on .* \(TLS\)$/,
+  );
+  const answer = await machine.sh(
+    "echo hoge | openssl s_client -quiet -verify_return_error \
+      -CAfile /etc/echo-server/cert.pem -verify_hostname localhost \
+      -connect 127.0.0.1:30000",
+  );
+  assertEquals(answer, `${GREETING}hoge\n`);
+});
+
+withSystemd("a wrong option, after which it stays stopped", async () => {
+  await using machine = await Machine.boot(["--allow-net"], INSTALL);
+  await machine.sh(`mkdir ${DROP_INS} -p; printf '[Service]\\n%s\\n%s\\n' \
+    ExecStart= 'ExecStart=/usr/local/bin/echo-server --prot 30000' \
+    > ${DROP_INS}/wrong.conf; systemctl daemon-reload`);
+  await machine.sh("systemctl start echo-server@1");
+  await machine.until("echo-server@1", "ActiveState", "failed");
+  assertEquals(await machine.state("echo-server@1", "ExecMainStatus"), "2");
+  assertEquals(await machine.state("echo-server@1", "NRestarts"), "0");
+  await machine.journal(
+    "echo-server@1",
+    /^echo-server: unknown option "--prot"/,
+  );
+});

@@ -1,0 +1,55 @@
+/**
+ * A pipe for the log, whose reader can be slow.
+ *
+ * @module
+ */
+
+import { textOf } from "./bytes.ts";
+import { delay, Inbox } from "./timing.ts";
+
+/**
+ * A pipe with a name, which nobody reads until `read` is called. It holds some
+ * 750 lines of the log; 2000 more wait in the service.
+ */
+export class Pipe implements AsyncDisposable {
+  readonly lines = new Inbox<string>();
+  readonly #dir = Deno.makeTempDirSync();
+  readonly path = `${this.#dir}/pipe`;
+  readonly #file: Deno.FsFile;
+  #reading?: Promise<void>;
+  /** The pause after each read, in milliseconds. */
+  pause = 0;
+  reads = 0;
+
+  constructor() {
+    new Deno.Command("mkfifo", { args: [this.path] }).outputSync();
+    // A pipe that is open for writing too can be opened at once, and never ends.
+    this.#file = Deno.openSync(this.path, { read: true, write: true });
+  }
+
+  /** Fills it, so that whoever writes to it has to wait. */
+  async fill(): Promise<void> {
+    await this.#file.write(new Uint8Array(65_536).fill(10));
+  }
+
+  read(size = 65_536): void {
+    this.#reading = (async () => {
+      const chunk = new Uint8Array(size);
+      for (let rest = ""; rest !== "end";) {
+        const n = await this.#file.read(chunk);
+        this.reads++;
+        await delay(this.pause);
+        const lines = (rest + textOf(chunk.subarray(0, n ?? 0))).split("\n");
+        rest = lines.pop()!;
+        lines.forEach(this.lines.push);
+      }
+    })();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#reading) await Deno.writeTextFile(this.path, "\nend");
+    await this.#reading;
+    this.#file.close();
+    await Deno.remove(this.#dir, { recursive: true });
+  }
+}

@@ -1,0 +1,36 @@
+/**
+ * What the programs for developers do alike: refuse an option, and end.
+ *
+ * @module
+ */
+
+import { interruption } from "./interrupt.ts";
+
+/** What is wrong with the arguments, in one line. */
+export class UsageError extends Error {}
+
+/** Refuses an argument that `parseArgs` does not know. */
+export function refuse(arg: string): never {
+  const kind = arg.startsWith("-") ? "option" : "argument";
+  throw new UsageError(`unknown ${kind} ${JSON.stringify(arg)}`);
+}
+
+/**
+ * Runs a program and ends the process. Says in one line on stderr what is wrong;
+ * the exit code is 2 if it is the arguments.
+ *
+ * @param main Returns the exit code. The signal is aborted by Ctrl-C.
+ */
+export async function runTool(
+  name: string,
+  main: (args: string[], signal: AbortSignal) => Promise<number>,
+): Promise<never> {
+  const signal = interruption();
+  try {
+    Deno.exit(await main(Deno.args, signal));
+  } catch (error) {
+    if (signal.aborted) Deno.exit(signal.reason);
+    console.error(`${name}: ${error instanceof Error ? error.message : error}`);
+    Deno.exit(error instanceof UsageError ? 2 : 1);
+  }
+}
