@@ -102,8 +102,11 @@ export class ServerProcess implements AsyncDisposable {
     this.#child.kill(signal);
   }
 
-  /** Sends a signal until the process ends: for 0.1 s it is one request. */
-  async killRepeatedly(signal: Deno.Signal): Promise<void> {
+  /**
+   * Sends a signal until the process ends, and returns after how many seconds:
+   * for 0.1 s it is one request.
+   */
+  async killRepeatedly(signal: Deno.Signal): Promise<number> {
     const elapsed = stopwatch();
     const end = this.#child.status.then(elapsed);
     while (!this.ended) {
@@ -112,6 +115,7 @@ export class ServerProcess implements AsyncDisposable {
     }
     const seconds = await end;
     assert(seconds >= 0.1, `it ended after ${seconds} s`);
+    return seconds;
   }
 
   /** Waits for the end; returns the exit code. */
