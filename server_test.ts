@@ -268,7 +268,7 @@ spec("data that has arrived needs no grace", { grace: 0 }, async (service) => {
   const { server, connect, clock } = service;
   const client = await greeted(connect);
   await send(client, "hoge");
-  await clock.run(server.shutdown());
+  await clock.run(Promise.resolve(server[Symbol.asyncDispose]()));
   assertEquals(await readText(client), "hoge");
 });
 
