@@ -5,6 +5,7 @@ import denoJson from "../../deno.json" with { type: "json" };
 import { ServerProcess } from "../testing/processes.ts";
 import { GREETING, textOf } from "../testing/bytes.ts";
 import { needs } from "../testing/needs.ts";
+import { delay } from "../testing/timing.ts";
 import { AS_ROOT, readManifest, ROOT, run } from "./checks.ts";
 
 const read = (path: string) => Deno.readTextFile(`${ROOT}/${path}`);
@@ -219,6 +220,7 @@ async function checkManifest(image: Image): Promise<void> {
   assertEquals(textOf((await output.read()).value!), "Hello from pod-1!\r\n");
   await echo.kill("TERM");
   await server.event("shutdown signal=SIGTERM clients=1 grace=10");
+  await delay(1500); // half a second after its start, Deno looks for updates
   const input = client.stdin.getWriter();
   await input.write(new TextEncoder().encode("drained\n"));
   await input.close();
