@@ -16,6 +16,10 @@ export const runMain = (...permissions: string[]) => [
   "main.ts",
 ];
 
+/** Runs `main.ts` after a script that makes Deno pretend to be another. */
+export const runPretending = (script: string, ...permissions: string[]) =>
+  runMain(`--preload=data:application/javascript,${script}`, ...permissions);
+
 /** Runs a program with a redirection of the shell, for example `2>/dev/full`. */
 export const redirected = (redirection: string, program: string[]) => [
   ...["sh", "-c", `exec "$@" ${redirection}`, "sh"],
@@ -102,6 +106,14 @@ export class ServerProcess implements AsyncDisposable {
     this.#child.kill(signal);
   }
 
+  #tryKill(signal: Deno.Signal): void {
+    try {
+      this.kill(signal);
+    } catch {
+      // It has ended.
+    }
+  }
+
   /**
    * Sends a signal until the process ends, and returns after how many seconds:
    * for 0.1 s it is one request.
@@ -110,7 +122,7 @@ export class ServerProcess implements AsyncDisposable {
     const elapsed = stopwatch();
     const end = this.#child.status.then(elapsed);
     while (!this.ended) {
-      this.kill(signal);
+      this.#tryKill(signal);
       await delay(10);
     }
     const seconds = await end;
@@ -146,7 +158,7 @@ export class ServerProcess implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    if (!this.ended) this.kill("SIGKILL");
+    this.#tryKill("SIGKILL");
     await this.code();
   }
 }
