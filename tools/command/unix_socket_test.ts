@@ -219,13 +219,12 @@ withUnix("a folder that may not be written to is one line", async () => {
   await using dir = await folder();
   await Deno.chmod(dir.path, 0o500);
   // Root may write anywhere, unless it gives its capabilities up.
-  const asUser = Deno.uid() === 0
-    ? ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
-    : [];
+  const drop = "setpriv --bounding-set=-all --inh-caps=-all";
+  const asUser = `[ $(id -u) != 0 ] || exec ${drop} "$@"; exec "$@"`;
   const path = `${dir.path}/a`;
   await using command = new ServerProcess(
     ["--unix", path],
-    [...asUser, ...runMain("--allow-all")],
+    ["sh", "-c", asUser, "sh", ...runMain("--allow-all")],
   );
   assertEquals(await command.code(), 1);
   assertEquals(command.stderr.all, [
