@@ -91,8 +91,10 @@ inMemory("after a long stop, a crowd takes its turns", {}, async (service) => {
 // --------------------------------------------------------------------- timers
 
 inMemory("thousands of connections share one timer", {}, async (service) => {
-  const { connectMany, outcomes, clock } = service;
+  const { server, connectMany, outcomes, clock } = service;
   await connectMany(5000);
+  await turns();
+  assertEquals(server.connections, 5000);
   await clock.run(outcomes(5000));
   assert((await outcomes(5000)).every((outcome) => outcome === "timeout"));
   const { length } = clock.delays.filter((ms) => ms > 50); // not of pacing
