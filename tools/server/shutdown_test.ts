@@ -84,12 +84,28 @@ for (const [clients, delay] of [[0, 4], [100, 20]]) {
       await exchange("hoge"); // by the accept that was pending
       const answer = ask(await connect(), "hoge");
       const stopped = server.shutdown();
-      assertEquals(await answer, `${GREETING}hoge`);
+      await turns(1);
       idle.forEach((client) => client.close());
+      assertEquals(await answer, `${GREETING}hoge`);
       await stopped;
     },
   );
 }
+
+inMemory(
+  "a shutdown waits for each accept anew",
+  { maxConnections: 1 },
+  async ({ network: { listener }, server, connectMany }) => {
+    beforeAccepts(listener, () => turns(3));
+    const clients = await connectMany(10);
+    const stopped = server.shutdown();
+    for (const client of clients) {
+      await turns(5);
+      assertEquals(await ask(client, "hoge"), `${GREETING}hoge`);
+    }
+    await stopped;
+  },
+);
 
 // ------------------------------------------------------- who is being served
 
