@@ -1,7 +1,7 @@
 /**
- * Compiles the binary and checks it. Where the compiler's base runtime cannot
- * be downloaded, Deno itself takes its place: that shows that everything is
- * embedded, but it cannot be run as the service.
+ * Compiles the binary and runs it. Where the compiler's base runtime cannot be
+ * downloaded, Deno itself takes its place: that shows which files are embedded,
+ * but it cannot be run as the service. `DENORT_BIN` names a base runtime.
  *
  * ```sh
  * deno run -A tools/deploy/compile_check.ts
@@ -13,68 +13,96 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import denoJson from "../../deno.json" with { type: "json" };
 import { ServerProcess } from "../testing/processes.ts";
-import { GREETING, textOf } from "../testing/bytes.ts";
-import { exchange } from "../testing/clients.ts";
+import { digits, GREETING, textOf } from "../testing/bytes.ts";
+import { ask, connect, exchange } from "../testing/clients.ts";
+import { ROOT } from "./checks.ts";
 
-const root = new URL("../..", import.meta.url);
-const binary = new URL(
-  Deno.build.os === "windows" ? "echo-server.exe" : "echo-server",
-  root,
-);
+const BINARY = `${ROOT}/echo-server`;
 
-async function compile(env: Record<string, string>): Promise<string> {
+/** Runs `deno task compile`. */
+async function compile(env: Record<string, string>) {
   const { success, stderr } = await new Deno.Command(Deno.execPath(), {
     args: ["task", "compile"],
-    cwd: root,
-    env,
+    cwd: ROOT,
+    env: { NO_COLOR: "1", ...env },
   }).output();
-  return success ? "" : textOf(stderr);
+  return { success, report: textOf(stderr) };
 }
 
-/** The binary is there: it must answer, know its version and end cleanly. */
-async function run(): Promise<void> {
-  await using version = new ServerProcess(["--version"], [binary.pathname]);
+/** Runs a program in this folder, with an empty environment. */
+const inFolder = (folder: string, ...program: string[]) => [
+  ...["sh", "-c", 'cd "$1" && shift && exec env -i "$@"', "sh", folder],
+  ...program,
+];
+
+/** Checks that the binary serves as the command does. */
+async function run(program: string[]): Promise<void> {
+  await using version = new ServerProcess(["--version"], program);
   assertEquals(await version.code(), 0);
   assertEquals(version.stdout.all, [`echo-server ${denoJson.version}`]);
 
-  await using command = new ServerProcess(["--port", "0"], [binary.pathname]);
-  const port = await command.ready();
-  assertEquals(await exchange(port, "hoge"), `${GREETING}hoge`);
-  command.kill("SIGTERM");
-  assertEquals(await command.code(), 0);
-  assertMatch(await command.event("summary"), /echoed=1 .* error=0$/);
-}
-
-/** The binary cannot be run: its files and its permission must be inside. */
-async function inspect(): Promise<void> {
-  const bytes = await Deno.readFile(binary);
-  const text = new TextDecoder("latin1").decode(bytes);
-  for (const name of ["main.ts", "server.ts", "deno.json"]) {
-    const source = await Deno.readTextFile(new URL(name, root));
-    assert(text.includes(source.slice(0, 500)), `${name} is not embedded`);
+  for (const signal of ["SIGTERM", "SIGINT"] as const) {
+    const args = ["--port=0", "--max-bytes=8"];
+    await using command = new ServerProcess(args, program);
+    const port = await command.ready();
+    assertEquals(await exchange(port, "hoge"), `${GREETING}hoge`);
+    assertEquals(await exchange(port, digits(20)), `${GREETING}01234567`);
+    using conn = await connect(port);
+    command.kill(signal);
+    await command.event(`shutdown signal=${signal} clients=1`);
+    assertEquals(await ask(conn, "hoge"), `${GREETING}hoge`);
+    assertEquals(await command.code(), 0);
+    assertMatch(await command.event("summary"), / echoed=3 .* error=0$/);
   }
-  assert(text.includes(`"version": "${denoJson.version}"`), "no version");
-  assertMatch(text, /"v8_flags":\[[^\]]*"--max-semi-space-size=2"/);
-  const json = text.match(/"permissions":(\{"allow_env".*?\})/)?.[1];
-  const permissions = JSON.parse(json ?? "{}");
-  const granted = Object.keys(permissions)
-    .filter((name) =>
-      permissions[name] !== null && permissions[name] !== false
-    );
-  // allow_import is where code may come from, and this program loads none.
-  assertEquals(granted, ["allow_net", "allow_import"]);
 }
 
-const failed = await compile({});
+/** Checks that it refuses in one line, without a question, what it cannot. */
+async function refuse(program: string[]): Promise<void> {
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const cases: [args: string, code: number, line: RegExp][] = [
+    ["--cert=cert.pem --key=key.pem", 1, /--allow-read/],
+    ["--unix=echo.sock", 1, /--allow-(read|write)/],
+    ["--prot=30000", 2, /unknown option "--prot/],
+    [
+      `--host=127.0.0.1 --port=${listener.addr.port}`,
+      1,
+      /the port is in use$/,
+    ],
+  ];
+  const terminal = 'exec script --quiet --return --command "$*" /dev/null';
+  for (const [args, code, line] of cases) {
+    await using command = new ServerProcess(args.split(" "), program);
+    assertEquals(await command.code(), code, args);
+    assertEquals(command.stderr.all.length, 1, command.stderr.all.join("\n"));
+    assertMatch(command.stderr.all[0], /^echo-server: /);
+    assertMatch(command.stderr.all[0], line);
+
+    await using inTerminal = new ServerProcess(
+      args.split(" "),
+      ["sh", "-c", terminal, "sh", BINARY],
+    );
+    assertEquals(await inTerminal.code(), code, args);
+    assertEquals(inTerminal.stdout.all.length, 1);
+  }
+}
+
+const { success } = await compile({});
 try {
-  if (failed === "") {
-    await run();
+  if (success) {
+    const folder = await Deno.makeTempDir();
+    const program = inFolder(folder, BINARY);
+    await run(program);
+    await refuse(program);
+    await Deno.remove(folder);
     console.log("compile: with the base runtime, run");
   } else {
-    assertEquals(await compile({ DENORT_BIN: Deno.execPath() }), "");
-    await inspect();
+    const { success, report } = await compile({ DENORT_BIN: Deno.execPath() });
+    assert(success, report);
+    for (const name of ["main.ts", "server.ts", "deno.json", "/deno-std/"]) {
+      assert(report.includes(name), `${name} is not embedded: ${report}`);
+    }
     console.log("compile: embedded, base runtime not reachable, not run");
   }
 } finally {
-  await Deno.remove(binary).catch(() => {});
+  await Deno.remove(BINARY).catch(() => {});
 }

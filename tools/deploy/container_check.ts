@@ -92,15 +92,17 @@ interface How {
 
 /** A container, hardened as Kubernetes and `docker run --read-only` do it. */
 class Container implements AsyncDisposable {
+  readonly #id: string;
   readonly #state: string;
   readonly server: ServerProcess;
 
   private constructor(readonly bundle: string, { under = [] }: How) {
+    this.#id = `echo-server-${bundle.split("/").pop()}`;
     this.#state = `${bundle}/state`;
     this.server = new ServerProcess([], [
       ...under,
       ...["runc", "--root", this.#state],
-      ...["run", "--bundle", bundle, "echo"],
+      ...["run", "--bundle", bundle, this.#id],
     ]);
   }
 
@@ -130,11 +132,11 @@ class Container implements AsyncDisposable {
 
   /** The process, as the machine sees it. */
   async pid(): Promise<string> {
-    return `${JSON.parse(await this.#runc("state", "echo")).pid}`;
+    return `${JSON.parse(await this.#runc("state", this.#id)).pid}`;
   }
 
   kill(signal: string): Promise<string> {
-    return this.#runc("kill", "echo", signal);
+    return this.#runc("kill", this.#id, signal);
   }
 
   /** Runs a program in the container's network. */

@@ -25,15 +25,9 @@ const withSystemd = (name: string, fn: () => Promise<void>) =>
 async function makeBinary(dir: string, permissions: string[]): Promise<void> {
   const flags = ["--v8-flags=--max-semi-space-size=2", "--no-prompt"];
   const binary = `${dir}/echo-server`;
-  const args = [
-    ...flags,
-    ...permissions,
-    "--output",
-    binary,
-    `${ROOT}/main.ts`,
-  ];
+  const output = ["--output", binary, `${ROOT}/main.ts`];
   const { success } = await new Deno.Command(Deno.execPath(), {
-    args: ["compile", ...args],
+    args: ["compile", ...flags, ...permissions, ...output],
     stdout: "null",
     stderr: "null",
   }).output();
@@ -90,10 +84,12 @@ class Machine implements AsyncDisposable {
     await makeBinary(dir, permissions);
     const machine = new Machine(dir);
     await machine.#booted();
-    await machine.sh(`install -m 755 /opt/echo-server /usr/local/bin/`);
+    await machine.sh("install -m 755 /opt/echo-server /usr/local/bin/");
     await machine.sh(`cd /mnt && ${units}`);
     await machine.#limitDescriptors();
     await machine.sh("systemctl daemon-reload");
+    const verify = "systemd-analyze verify echo-server@1.service 2>&1";
+    assertEquals(await machine.sh(verify), "");
     return machine;
   }
 
@@ -168,9 +164,6 @@ const READY = /^wait\.\.\. listening on /;
 
 withSystemd("two instances on one port, stopped and killed", async () => {
   await using machine = await Machine.boot(["--allow-net"], INSTALL);
-  const verify =
-    "systemd-analyze verify /etc/systemd/system/echo-server@.service";
-  assertEquals(await machine.sh(`${verify} 2>&1`), "");
   // Then the kernel hands waiting clients to the other instance.
   await machine.sh("sysctl --quiet --write net.ipv4.tcp_migrate_req=1");
   await machine.sh("systemctl enable --now echo-server@1 echo-server@2");
