@@ -53,7 +53,7 @@ for (const signal of ["SIGHUP", "SIGINT", "SIGTERM"] as const) {
   withCommand(
     `signals: ${signal} that arrives twice is one request`,
     () =>
-      tryWithin([0.1, 0.1, 0.1, 0.1, 0.1], async (limit) => {
+      tryWithin(Array(20).fill(0.1), async (limit) => {
         await using command = new ServerProcess(["-p0"]);
         const port = await command.ready();
         using clients = await greetMany(port, 50);
@@ -80,7 +80,7 @@ for (const signal of ["SIGHUP", "SIGINT", "SIGTERM"] as const) {
   withCommand(
     `signals: ${signal} that arrives twice is one request of a busy process`,
     () =>
-      tryWithin([0.05, 0.05, 0.05, 0.05, 0.05], async (limit) => {
+      tryWithin(Array(20).fill(0.05), async (limit) => {
         await using command = new ServerProcess(["-p0"]);
         using clients = await greetMany(await command.ready(), 1);
         const sinceSignal = stopwatch();
@@ -101,7 +101,7 @@ for (const signal of ["SIGHUP", "SIGINT", "SIGTERM"] as const) {
   withCommand(
     `signals: a ${signal} that comes later ends it at once`,
     () =>
-      tryWithin([0.5, 0.5, 0.5, 0.5, 0.5], async (limit) => {
+      tryWithin(Array(10).fill(0.5), async (limit) => {
         await using command = new ServerProcess(["-p0", "--grace=60"]);
         using _idle = await greetMany(await command.ready(), 1);
         const seconds = await command.killRepeatedly(signal);
@@ -233,7 +233,7 @@ needs(
   ["mkfifo", SS_KILL],
   "signals: SIGTERM does not hide that the listener has died",
   () =>
-    tryWithin([1, 1, 1, 1, 1], async () => {
+    tryWithin(Array(10).fill(1), async () => {
       await using pipe = new Pipe();
       await pipe.fill();
       await using command = new ServerProcess(
