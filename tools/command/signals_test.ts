@@ -165,15 +165,16 @@ withTerminal(
 const READ_NET = "--allow-read --allow-net";
 const READ_WRITE = "--allow-read --allow-write";
 const WRITE_NET = "--allow-write --allow-net";
+const TLS = "--cert=none/a --key=none/b";
 for (
-  const [permissions, listener] of [
-    ["--deny-env", "-p0"],
-    ["--deny-env", "--unix=/tmp/none/a"],
-    [READ_NET, "--unix=none/a"],
-    [READ_WRITE, "--unix=none/a"],
-    [WRITE_NET, "--unix=none/a"],
-    ["--allow-net", "--cert=none/a --key=none/b"],
-    ["--allow-net --allow-read=none/a", "--cert=none/a --key=none/b"],
+  const [permissions, listener, asks] of [
+    ["--deny-env", "-p0", 'net access to "0.0.0.0:0"'],
+    ["--deny-env", "--unix=/tmp/none/a", 'read access to "/tmp/none/a"'],
+    [READ_NET, "--unix=none/a", 'write access to "none/a"'],
+    [READ_WRITE, "--unix=none/a", 'net access to "unix:/'],
+    [WRITE_NET, "--unix=none/a", 'read access to "none/a"'],
+    ["--allow-net", TLS, 'read access to "none/a"'],
+    ["--allow-net --allow-read=none/a", TLS, 'read access to "none/b"'],
   ]
 ) {
   withTerminal(
@@ -183,6 +184,7 @@ for (
         `exec '${Deno.execPath()}' run ${permissions} main.ts ${listener}`,
       );
       await terminal.shows(/Allow\?/);
+      assert(terminal.text.includes(asks), terminal.text);
       await terminal.type("\x03");
       assertEquals(await terminal.code(), 130);
     },

@@ -6,7 +6,8 @@ import { folder } from "../testing/folder.ts";
 import { GREETING, numbers } from "../testing/bytes.ts";
 import { ask, readExactly } from "../testing/clients.ts";
 import { needs } from "../testing/needs.ts";
-import { turn } from "../testing/timing.ts";
+import { Terminal } from "../testing/terminal.ts";
+import { delay, turn } from "../testing/timing.ts";
 
 const withUnix = (name: string, fn: () => Promise<void>) =>
   needs(["net", "run", "read", "write"], [], `Unix socket: ${name}`, fn);
@@ -289,6 +290,19 @@ withUnix("a socket that a killed server left is replaced", async () => {
   assertEquals([...Deno.readDirSync(dir.path)], []);
 });
 
+withUnix("a socket with a relative path is replaced too", async () => {
+  await using dir = await folder();
+  await leaveSocket(`${dir.path}/a`);
+  const main = new URL("../../main.ts", import.meta.url).pathname;
+  await using command = new ServerProcess(
+    ["--unix", "a"],
+    ["sh", "-c", 'cd "$0"; exec "$@"', dir.path]
+      .concat(runMain("--allow-all").with(-1, main)),
+  );
+  await command.ready();
+  assertEquals(await exchangeOn(`${dir.path}/a`, "hoge"), `${GREETING}hoge`);
+});
+
 withUnix("a path is replaced only if it is a dead socket", async () => {
   await using dir = await folder();
   const path = (name: string) => `${dir.path}/${name}`;
@@ -321,6 +335,21 @@ withUnix("a path is replaced only if it is a dead socket", async () => {
   assertEquals(await unread.code(), 1);
   assertEquals([...Deno.readDirSync(dir.path)], before);
   assertEquals(await Deno.readTextFile(path("file")), "hoge");
+});
+
+withUnix("a lock that somebody holds for a moment is waited for", async () => {
+  await using dir = await folder();
+  const path = `${dir.path}/echo.sock`;
+  await leaveSocket(path);
+  using holder = await Deno.open(dir.path);
+  await holder.lock(true);
+  await using command = new ServerProcess(
+    ["--unix", path],
+    runMain("--allow-all"),
+  );
+  await delay(200); // a slow machine proves less
+  await holder.unlock();
+  await command.ready();
 });
 
 withUnix("a lock that somebody holds for long is not waited for", async () => {
@@ -382,5 +411,21 @@ needs(
     assertEquals(await second.code(), 1);
     await slow.ready();
     assertEquals(await exchangeOn(path, "hoge"), `${GREETING}hoge`);
+  },
+);
+
+needs(
+  ["net", "run", "read", "write"],
+  ["script"],
+  "Unix socket: permission for the path suffices, and no more is asked for",
+  async () => {
+    await using dir = await folder();
+    const path = `${dir.path}/echo.sock`;
+    const permissions = `--allow-net=unix:${path} --allow-read=${path}`;
+    await using terminal = new Terminal(
+      `exec '${Deno.execPath()}' run ${permissions} --allow-write=${path} main.ts --unix ${path}`,
+    );
+    const [line] = await terminal.shows(/listening on .*|Allow\?/);
+    assertEquals(line, `listening on ${path}`);
   },
 );
