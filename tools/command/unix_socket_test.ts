@@ -337,6 +337,14 @@ withUnix("a path is replaced only if it is a dead socket", async () => {
   assertEquals(await Deno.readTextFile(path("file")), "hoge");
 });
 
+withUnix("a server that runs does not hold the lock", async () => {
+  await using server = await startOnUnix();
+  const { dir, command } = server;
+  await command.ready();
+  using folder = await Deno.open(dir);
+  assert(await folder.tryLock(true));
+});
+
 withUnix("a lock that somebody holds for a moment is waited for", async () => {
   await using dir = await folder();
   const path = `${dir.path}/echo.sock`;
