@@ -256,8 +256,7 @@ async function listenOnPath(path: string): Promise<Deno.Listener> {
   try {
     return listen();
   } catch (error) {
-    const isInUse = error instanceof Deno.errors.AddrInUse;
-    if (!isInUse || !lock || !await isDeadSocket(path)) throw error;
+    if (!lock || !await isDeadSocket(path)) throw error;
     Deno.removeSync(path);
     return listen();
   }
@@ -394,8 +393,8 @@ class Log {
   async #write(): Promise<void> {
     while (this.#lines.length > 0) {
       const lost = await this.#writer.write(this.#nextBatch());
-      if (lost === 0 && this.#dropped > 0) await this.#reportDropped();
-      this.#dropped += lost;
+      this.#dropped += lost; // meanwhile, there may be more
+      if (this.#dropped > 0) await this.#reportDropped();
     }
     this.#writing = undefined;
   }

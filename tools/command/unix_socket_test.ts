@@ -6,7 +6,8 @@ import { folder } from "../testing/folder.ts";
 import { GREETING, numbers } from "../testing/bytes.ts";
 import { ask, readExactly } from "../testing/clients.ts";
 import { needs } from "../testing/needs.ts";
-import { turn } from "../testing/timing.ts";
+import { Terminal } from "../testing/terminal.ts";
+import { delay, turn } from "../testing/timing.ts";
 
 const withUnix = (name: string, fn: () => Promise<void>) =>
   needs(["net", "run", "read", "write"], [], `Unix socket: ${name}`, fn);
@@ -215,22 +216,27 @@ withUnix("a refusal is one line that names the path", async () => {
   assertEquals(await Deno.readTextFile(taken), ""); // it was left alone
 });
 
-withUnix("a folder that may not be written to is one line", async () => {
-  await using dir = await folder();
-  await Deno.chmod(dir.path, 0o500);
-  // Root may write anywhere, unless it gives its capabilities up.
-  const drop = "setpriv --bounding-set=-all --inh-caps=-all";
-  const asUser = `[ $(id -u) != 0 ] || exec ${drop} "$@"; exec "$@"`;
-  const path = `${dir.path}/a`;
-  await using command = new ServerProcess(
-    ["--unix", path],
-    ["sh", "-c", asUser, "sh", ...runMain("--allow-all")],
-  );
-  assertEquals(await command.code(), 1);
-  assertEquals(command.stderr.all, [
-    `echo-server: cannot listen on ${path}: not permitted`,
-  ]);
-});
+needs(
+  ["net", "run", "read", "write"],
+  ["setpriv"],
+  "Unix socket: a folder that may not be written to is one line",
+  async () => {
+    await using dir = await folder();
+    await Deno.chmod(dir.path, 0o500);
+    // Root may write anywhere, unless it gives its capabilities up.
+    const asUser = `[ "$(id -u)" != 0 ] ||
+      exec setpriv --bounding-set=-all --inh-caps=-all "$@"; exec "$@"`;
+    const path = `${dir.path}/a`;
+    await using command = new ServerProcess(
+      ["--unix", path],
+      ["sh", "-c", asUser, "sh", ...runMain("--allow-all")],
+    );
+    assertEquals(await command.code(), 1);
+    assertEquals(command.stderr.all, [
+      `echo-server: cannot listen on ${path}: not permitted`,
+    ]);
+  },
+);
 
 withUnix("before 2.9, Deno does not know the permission", async () => {
   await using dir = await folder();
@@ -284,6 +290,19 @@ withUnix("a socket that a killed server left is replaced", async () => {
   assertEquals([...Deno.readDirSync(dir.path)], []);
 });
 
+withUnix("a socket with a relative path is replaced too", async () => {
+  await using dir = await folder();
+  await leaveSocket(`${dir.path}/a`);
+  const main = new URL("../../main.ts", import.meta.url).pathname;
+  await using command = new ServerProcess(
+    ["--unix", "a"],
+    ["sh", "-c", 'cd "$0"; exec "$@"', dir.path]
+      .concat(runMain("--allow-all").with(-1, main)),
+  );
+  await command.ready();
+  assertEquals(await exchangeOn(`${dir.path}/a`, "hoge"), `${GREETING}hoge`);
+});
+
 withUnix("a path is replaced only if it is a dead socket", async () => {
   await using dir = await folder();
   const path = (name: string) => `${dir.path}/${name}`;
@@ -316,6 +335,29 @@ withUnix("a path is replaced only if it is a dead socket", async () => {
   assertEquals(await unread.code(), 1);
   assertEquals([...Deno.readDirSync(dir.path)], before);
   assertEquals(await Deno.readTextFile(path("file")), "hoge");
+});
+
+withUnix("a server that runs does not hold the lock", async () => {
+  await using server = await startOnUnix();
+  const { dir, command } = server;
+  await command.ready();
+  using folder = await Deno.open(dir);
+  assert(await folder.tryLock(true));
+});
+
+withUnix("a lock that somebody holds for a moment is waited for", async () => {
+  await using dir = await folder();
+  const path = `${dir.path}/echo.sock`;
+  await leaveSocket(path);
+  using holder = await Deno.open(dir.path);
+  await holder.lock(true);
+  await using command = new ServerProcess(
+    ["--unix", path],
+    runMain("--allow-all"),
+  );
+  await delay(200); // a slow machine proves less
+  await holder.unlock();
+  await command.ready();
 });
 
 withUnix("a lock that somebody holds for long is not waited for", async () => {
@@ -377,5 +419,21 @@ needs(
     assertEquals(await second.code(), 1);
     await slow.ready();
     assertEquals(await exchangeOn(path, "hoge"), `${GREETING}hoge`);
+  },
+);
+
+needs(
+  ["net", "run", "read", "write"],
+  ["script"],
+  "Unix socket: permission for the path suffices, and no more is asked for",
+  async () => {
+    await using dir = await folder();
+    const path = `${dir.path}/echo.sock`;
+    const permissions = `--allow-net=unix:${path} --allow-read=${path}`;
+    await using terminal = new Terminal(
+      `exec '${Deno.execPath()}' run ${permissions} --allow-write=${path} main.ts --unix ${path}`,
+    );
+    const [line] = await terminal.shows(/listening on .*|Allow\?/);
+    assertEquals(line, `listening on ${path}`);
   },
 );
