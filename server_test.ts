@@ -44,11 +44,14 @@ const overTls = specOver([tls], ["concurrent"]);
 
 for (const define of [spec, specOver([tcp], ["events"])]) {
   define("greets, echoes one read and closes", {}, async (service) => {
-    const { connect, exchanges, clock } = service;
+    const { server, connect, exchanges, clock } = service;
+    clock.advance(1000);
     const client = await greeted(connect);
+    assertEquals(server.connections, 1);
     clock.advance(5);
     assertEquals(await ask(client, "hoge\r\n"), "hoge\r\n");
     const [exchange] = await exchanges.waitFor(1);
+    assertEquals(server.connections, 0);
     const remote = Object.assign({ transport: "tcp" }, client.localAddr);
     assertEquals(exchange, { remote, outcome: "echoed", bytes: 6, ms: 5 });
   });
@@ -136,6 +139,15 @@ spec(
   },
 );
 
+spec("data that came in time is echoed", { timeout: 50 }, async (service) => {
+  const { connect, outcomes, clock } = service;
+  const client = await greeted(connect);
+  await send(client, "hoge");
+  clock.advance(50); // before the server has seen it
+  assertEquals(await readText(client), "hoge");
+  assertEquals(await outcomes(1), ["echoed"]);
+});
+
 for (const { name, permissions, others, open } of TRANSPORTS) {
   needs(permissions, others, `${name}: times out in real time`, async () => {
     await using service = start(await open(), { timeout: 50 });
@@ -201,6 +213,22 @@ spec("an abort closes idle clients at once", {}, async (service) => {
   assertEquals(clock.now, 0);
 });
 
+spec(
+  "an abort greets nobody who waits",
+  { maxConnections: 1 },
+  async ({ server, connect, connectMany, abort }) => {
+    const first = await greeted(connect);
+    const waiting = await connectMany(10);
+    const texts = Promise.all(
+      waiting.map((client) => readText(client).catch(() => "")), // reset
+    );
+    abort();
+    assertEquals(await readText(first), "");
+    await server.finished;
+    assertEquals(await texts, waiting.map(() => ""));
+  },
+);
+
 // ------------------------------------------------------------- in your own tests
 
 spec("shutdown lets exchanges in progress finish", {}, async (service) => {
@@ -213,11 +241,13 @@ spec("shutdown lets exchanges in progress finish", {}, async (service) => {
   assertEquals(server.connections, 0);
 });
 
-spec("the grace ends on time, and cleanly", { grace: 100 }, async (service) => {
+spec("the grace ends on time, and cleanly", {}, async (service) => {
   const { server, connect, exchanges, outcomes, clock } = service;
   const client = await greeted(connect);
   const stopped = server.shutdown();
-  clock.advance(99);
+  clock.advance(9000);
+  server.shutdown(); // the grace does not begin again
+  clock.advance(999);
   await turns();
   assertEquals(exchanges.all, []);
   clock.advance(1);
@@ -238,7 +268,7 @@ spec("data that has arrived needs no grace", { grace: 0 }, async (service) => {
   const { server, connect, clock } = service;
   const client = await greeted(connect);
   await send(client, "hoge");
-  await clock.run(server.shutdown());
+  await clock.run(Promise.resolve(server[Symbol.asyncDispose]()));
   assertEquals(await readText(client), "hoge");
 });
 
@@ -288,6 +318,17 @@ spec("more than maxBytes: the echo and a clean EOF", {}, async (service) => {
   assertEquals(await outcomes(1), ["echoed"]);
   assertEquals(exchanges.all[0].bytes, 1024);
 });
+
+spec(
+  "far more than maxBytes: the echo and a clean EOF",
+  {},
+  async (service) => {
+    const client = await service.connect();
+    const sent = send(client, new Uint8Array(500_000)).catch(() => {});
+    assertEquals(await readText(client), GREETING + "\0".repeat(1024));
+    await sent;
+  },
+);
 
 spec("more than maxBytes, read late: a clean EOF", {}, async (service) => {
   const { server, connect, exchanges, clock } = service;

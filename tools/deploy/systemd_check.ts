@@ -2,35 +2,21 @@
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { ServerProcess } from "../testing/processes.ts";
-import { GREETING, textOf } from "../testing/bytes.ts";
-import { type Need, needs } from "../testing/needs.ts";
+import { GREETING } from "../testing/bytes.ts";
+import { needs } from "../testing/needs.ts";
 import { turn } from "../testing/timing.ts";
 import { createCertificate } from "../testing/transports.ts";
+import { AS_ROOT, ROOT, run } from "./checks.ts";
 
-const root = new URL("../..", import.meta.url).pathname;
-const ROOT_USER: Need = {
-  name: "root",
-  isMet: () => Deno.uid() === 0,
-};
+const NAME = `echo-server-${Deno.pid}`;
 
 const withSystemd = (name: string, fn: () => Promise<void>) =>
   needs(
     ["net", "run", "read", "write", "env", "sys"],
-    [ROOT_USER, "systemd-nspawn", "systemctl", "nsenter", "openssl"],
+    [AS_ROOT, "systemd-nspawn", "systemctl", "nsenter", "ps", "openssl"],
     `systemd: ${name}`,
     fn,
   );
-
-/** Runs a program; returns what it printed. Throws if it failed. */
-async function run(program: string, ...args: string[]): Promise<string> {
-  const { success, stdout, stderr } = await new Deno.Command(program, {
-    args,
-    stdin: "null",
-  }).output();
-  const text = textOf(stdout);
-  assert(success, `${program} ${args.join(" ")}: ${text}${textOf(stderr)}`);
-  return text;
-}
 
 /**
  * Makes the binary with these permissions. Where the base runtime cannot be
@@ -44,7 +30,7 @@ async function makeBinary(dir: string, permissions: string[]): Promise<void> {
     ...permissions,
     "--output",
     binary,
-    `${root}/main.ts`,
+    `${ROOT}/main.ts`,
   ];
   const { success } = await new Deno.Command(Deno.execPath(), {
     args: ["compile", ...args],
@@ -53,7 +39,7 @@ async function makeBinary(dir: string, permissions: string[]): Promise<void> {
   }).output();
   if (success) return;
   for (const file of ["main.ts", "server.ts", "deno.json", "deno.lock"]) {
-    await Deno.copyFile(`${root}/${file}`, `${dir}/${file}`);
+    await Deno.copyFile(`${ROOT}/${file}`, `${dir}/${file}`);
   }
   await new Deno.Command(Deno.execPath(), {
     args: ["cache", "--quiet", `${dir}/main.ts`],
@@ -72,19 +58,21 @@ exec ${deno.join(" ")} /opt/main.ts "$@"
 /** A systemd over the files of this machine, with a network of its own. */
 class Machine implements AsyncDisposable {
   readonly #dir: string;
-  readonly #nspawn: Deno.ChildProcess;
+  readonly #unshare: Deno.ChildProcess;
   #init = "";
 
   private constructor(dir: string) {
     this.#dir = dir;
-    this.#nspawn = new Deno.Command("setpriv", {
+    this.#unshare = new Deno.Command("setpriv", {
       args: [
-        ...["--pdeathsig=TERM", "systemd-nspawn", "--quiet"],
+        // All of it ends with this process.
+        ...["--pdeathsig=KILL", "unshare", "--pid", "--fork", "--kill-child"],
+        ...["systemd-nspawn", "--quiet"],
         ...["--boot", "--directory=/", "--volatile=yes"],
         ...["--register=no", "--keep-unit", "--private-network"],
-        ...[`--machine=echo-server-${Deno.pid}`, "--console=pipe"],
+        ...[`--machine=${NAME}`, "--console=pipe"],
         // The files of this check, the checkout, and a place for the binary.
-        ...[`--bind-ro=${dir}:/opt`, `--bind-ro=${root}:/mnt`],
+        ...[`--bind-ro=${dir}:/opt`, `--bind-ro=${ROOT}:/mnt`],
         "--tmpfs=/usr/local/bin:mode=755",
         "systemd.unit=basic.target",
       ],
@@ -110,11 +98,12 @@ class Machine implements AsyncDisposable {
   }
 
   async #booted(): Promise<void> {
-    const list = ["-o", "pid=", "--ppid", `${this.#nspawn.pid}`];
+    const child = async (pid: string | number) =>
+      (await run("ps", "-o", "pid=", "--ppid", `${pid}`)).trim();
     do {
       await turn();
-      // The first child is not yet the init of the machine.
-      this.#init = (await run("ps", ...list).catch(() => "")).trim();
+      // The first child of systemd-nspawn is not yet the init of the machine.
+      this.#init = await child(this.#unshare.pid).then(child).catch(() => "");
     } while (await this.state("basic.target", "ActiveState") !== "active");
   }
 
@@ -164,9 +153,10 @@ class Machine implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    if (this.#init !== "") await run("kill", "-KILL", this.#init);
-    else this.#nspawn.kill("SIGKILL");
-    await this.#nspawn.status;
+    this.#unshare.kill("SIGKILL");
+    await this.#unshare.status;
+    const left = `/run/systemd/nspawn/propagate/${NAME}`;
+    await Deno.remove(left).catch(() => {});
     await Deno.remove(this.#dir, { recursive: true });
   }
 }

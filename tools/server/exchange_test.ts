@@ -147,25 +147,24 @@ inMemory(
   },
 );
 
-for (
-  const [what, maxBytes, least, most] of [
-    ["all of 200 buffers of 1 kB are kept", 1024, 200, 200],
-    ["of 200 buffers of 1 MiB, 16 MiB at most are kept", 1 << 20, 0, 16],
-  ] as const
-) {
-  inMemory(what, { maxBytes }, async (service) => {
-    const { connectMany, outcomes } = service;
-    const buffers = messageBuffers(service);
-    const crowd = async (size: number) => {
-      const clients = await connectMany(200);
-      await turns(); // all of them are being read
-      for (const client of clients) client.close();
-      await outcomes(size);
-      return buffers.size;
-    };
-    const kept = await crowd(200) + 200 - await crowd(400);
-    assert(kept >= least && kept <= most, `${kept} are kept`);
-  });
+for (const [size, least, most] of [[1024, 300, 300], [1 << 16, 0, 256]]) {
+  inMemory(
+    `of 300 buffers of ${size} bytes, at most 16 MiB are kept`,
+    { maxBytes: size },
+    async (service) => {
+      const { connectMany, outcomes } = service;
+      const buffers = messageBuffers(service);
+      const crowd = async (total: number) => {
+        const clients = await connectMany(300);
+        await turns(); // all of them are being read
+        for (const client of clients) client.close();
+        await outcomes(total);
+        return buffers.size;
+      };
+      const kept = await crowd(300) + 300 - await crowd(600);
+      assert(kept >= least && kept <= most, `${kept} are kept`);
+    },
+  );
 }
 
 inSmall(

@@ -31,6 +31,18 @@ export async function waitForQueue(listener: MemoryListener, size: number) {
   assertEquals(listener.queued, size);
 }
 
+/** Waits before each accept, from the next one on. */
+export function beforeAccepts(
+  listener: MemoryListener,
+  wait: () => unknown,
+): void {
+  const next = listener.next.bind(listener);
+  listener.next = async () => {
+    await wait();
+    return await next();
+  };
+}
+
 /** A listener whose every accept fails. */
 export function failing(
   listener: MemoryListener,

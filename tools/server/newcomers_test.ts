@@ -8,6 +8,7 @@ import { ServerProcess } from "../testing/processes.ts";
 import { inEachMode, inMemory, MODES } from "../testing/spec.ts";
 import { Inbox, turns } from "../testing/timing.ts";
 import type { MemoryListener } from "../testing/memory_network.ts";
+import { beforeAccepts } from "./faults.ts";
 
 /** From now on an accept takes two turns of 1 ms, and a newcomer arrives. */
 function arriveForEver(
@@ -15,15 +16,13 @@ function arriveForEver(
   clock: { now: number },
 ): Conn[] {
   const newcomers: Conn[] = [];
-  const next = listener.next.bind(listener);
-  listener.next = async () => {
+  beforeAccepts(listener, async () => {
     for (let turn = 0; turn < 2; turn++) {
       await turns(1);
       clock.now++;
     }
     if (!listener.closed) newcomers.push(await listener.connect());
-    return await next();
-  };
+  });
   return newcomers;
 }
 

@@ -1,5 +1,5 @@
 /**
- * Texts, and the bytes they are made of.
+ * What the tests of all rooms share. Here: texts, and the bytes they are made of.
  *
  * @module
  */

@@ -84,9 +84,10 @@ export async function readExactly(conn: Conn, size: number): Promise<string> {
 /** Reads up to the EOF. */
 export async function readAll(conn: Conn): Promise<Uint8Array<ArrayBuffer>> {
   const chunks: Uint8Array<ArrayBuffer>[] = [];
-  const chunk = new Uint8Array(65536);
+  let chunk = new Uint8Array(1024);
   for (let n; (n = await conn.read(chunk)) !== null;) {
     chunks.push(chunk.slice(0, n));
+    if (n === chunk.length) chunk = new Uint8Array(2 * n);
   }
   return await new Blob(chunks).bytes();
 }

@@ -16,6 +16,10 @@ export const runMain = (...permissions: string[]) => [
   "main.ts",
 ];
 
+/** Runs `main.ts` after a script that makes Deno pretend to be another. */
+export const runPretending = (script: string, ...permissions: string[]) =>
+  runMain(`--preload=data:application/javascript,${script}`, ...permissions);
+
 /** Runs a program with a redirection of the shell, for example `2>/dev/full`. */
 export const redirected = (redirection: string, program: string[]) => [
   ...["sh", "-c", `exec "$@" ${redirection}`, "sh"],
@@ -179,8 +183,11 @@ export class ServerProcess extends Child {
     return Number(address.match(/:(\d+)$/)?.[1]);
   }
 
-  /** Sends a signal until the process ends: for 0.1 s it is one request. */
-  async killRepeatedly(signal: Deno.Signal): Promise<void> {
+  /**
+   * Sends a signal until the process ends, and returns after how many seconds:
+   * for 0.1 s it is one request.
+   */
+  async killRepeatedly(signal: Deno.Signal): Promise<number> {
     const elapsed = stopwatch();
     const end = this.code().then(elapsed);
     while (!this.ended) {
@@ -189,6 +196,7 @@ export class ServerProcess extends Child {
     }
     const seconds = await end;
     assert(seconds >= 0.1, `it ended after ${seconds} s`);
+    return seconds;
   }
 
   /** Waits for the `count`th line of the log about the event. */
