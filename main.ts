@@ -323,9 +323,11 @@ function describeListenError(error: unknown, inUse: string): string {
 /** Says in plain words what the system or Deno refused. */
 function describeError(error: unknown): string {
   const text = oneLine(error);
-  const missing = text.match(/^Requires (\w+) access to "(.*)", run again/);
+  const missing = text.match(
+    /^Requires (\w+) access to "(.*)", (run again|specify)/,
+  );
   if (missing) {
-    const how = Deno.build.standalone ? "compile" : "run";
+    const how = missing[3] === "specify" ? "compile" : "run"; // in a binary
     return `${how} it with --allow-${missing[1]}=${missing[2]}`;
   }
   const plain = text.replace(/ \(os error \d+\)(: .*)?$/, "");

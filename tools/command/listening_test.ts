@@ -129,8 +129,12 @@ withCommand("listening: a binary is to be compiled with more", async () => {
   await using command = new ServerProcess(
     ["-p0"],
     runPretending(
-      "Object.defineProperty(Deno, 'build', { value: { standalone: true } })",
-      "--no-prompt",
+      `Deno.listen = () => {
+        throw new Deno.errors.NotCapable(
+          'Requires net access to "0.0.0.0:0", specify the required ' +
+          'permissions during compilation using \\x60deno compile --allow-net\\x60');
+      }`,
+      "--allow-net",
     ),
   );
   assertEquals(await command.code(), 1);
