@@ -106,7 +106,8 @@ export class ServerProcess implements AsyncDisposable {
     this.#child.kill(signal);
   }
 
-  #tryKill(signal: Deno.Signal): void {
+  /** Sends a signal, unless the process has ended. */
+  tryKill(signal: Deno.Signal): void {
     try {
       this.kill(signal);
     } catch {
@@ -122,7 +123,7 @@ export class ServerProcess implements AsyncDisposable {
     const elapsed = stopwatch();
     const end = this.#child.status.then(elapsed);
     while (!this.ended) {
-      this.#tryKill(signal);
+      this.tryKill(signal);
       await delay(10);
     }
     const seconds = await end;
@@ -137,8 +138,14 @@ export class ServerProcess implements AsyncDisposable {
   }
 
   /** Waits for the `count`th line of the log about the event. */
-  event(event: string, count = 1): Promise<string> {
-    return this.stderr.find((line) => line.includes(event), count);
+  async event(event: string, count = 1): Promise<string> {
+    const isAbout = (line: string) => line.includes(event);
+    const line = await Promise.race([
+      this.stderr.find(isAbout, count),
+      this.code().then(() => this.stderr.all.filter(isAbout)[count - 1]),
+    ]);
+    assert(line, `ended without ${event}: ${this.stderr.all.join("\n")}`);
+    return line;
   }
 
   /** How many descriptors the process holds. */
@@ -158,7 +165,7 @@ export class ServerProcess implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    this.#tryKill("SIGKILL");
+    this.tryKill("SIGKILL");
     await this.code();
   }
 }
