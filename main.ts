@@ -139,7 +139,7 @@ async function main(): Promise<void> {
   if (options.version) return print(`echo-server ${denoJson.version}`);
 
   requestPermissions(options);
-  // From here on, no signal ends the process before the socket's file is gone.
+  // Before there is a Unix socket, so that no signal leaves its file behind.
   let listener: Deno.Listener | undefined = undefined;
   const signaled = handleSignals(() => listener?.close());
   listener = await listenOrDie(options);
@@ -597,10 +597,10 @@ function refuseUnknown(arg: string): never {
 }
 
 /**
- * Writes each option as `--name=value`, and a flag as `--name=true`, for
- * `parseArgs` to collect. On its own, `parseArgs` accepts no value that is
- * empty or starts with a hyphen, lets a flag take a value or swallow a `false`
- * that follows, and reads `--no-port=3` as an option that it does not know.
+ * Writes each option as `--name=value`, and a flag as `--name=true`. What is
+ * left to `parseArgs` is to collect them by name. On its own, it accepts no
+ * value that is empty or starts with a hyphen, lets a flag take a value or
+ * swallow a `false` that follows, and reads `--no-port=3` as `--port=3`.
  */
 function normalizeArgs(args: string[]): string[] {
   const joined: string[] = [];

@@ -7,6 +7,7 @@
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { ServerProcess } from "../testing/processes.ts";
+import { folder } from "../testing/folder.ts";
 import { GREETING, textOf } from "../testing/bytes.ts";
 import {
   ask,
@@ -101,7 +102,8 @@ needs(
   [],
   "command: deno install --global makes a command of it",
   async () => {
-    const root = await Deno.makeTempDir();
+    await using dir = await folder();
+    const root = dir.path;
     const deno = Deno.execPath();
     const cwd = new URL("../..", import.meta.url);
     const readme = await Deno.readTextFile(new URL("README.md", cwd));
@@ -123,6 +125,5 @@ needs(
       command.kill("SIGTERM");
       assertEquals(await command.code(), 0);
     }
-    await Deno.remove(root, { recursive: true });
   },
 );

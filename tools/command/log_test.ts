@@ -7,6 +7,7 @@ import {
   ServerProcess,
   tryKill,
 } from "../testing/processes.ts";
+import { folder } from "../testing/folder.ts";
 import { bytesOf, GREETING } from "../testing/bytes.ts";
 import {
   ask,
@@ -88,7 +89,8 @@ for (const flag of ["--verbose", "--json"]) {
 withCommand(
   "log: stdout and stderr on a full disk do not stop the service",
   async () => {
-    const path = `${await Deno.makeTempDir()}/echo.sock`;
+    await using dir = await folder();
+    const path = `${dir.path}/echo.sock`;
     await using command = new ServerProcess(
       ["--unix", path, "-v"],
       redirected(">/dev/full 2>/dev/full", runMain("--allow-all")),
@@ -105,7 +107,6 @@ withCommand(
     command.kill("SIGTERM");
     await promise;
     assertEquals(await command.code(), 0);
-    await Deno.remove(path.replace(/\/[^/]*$/, ""), { recursive: true });
   },
 );
 
@@ -273,8 +274,8 @@ withTerminal("log: Ctrl-S in the terminal blocks no exchange", async () => {
 
 /** A log in a file, whose size can be limited. */
 async function startWithLimit(...args: string[]) {
-  const dir = await Deno.makeTempDir();
-  const log = `${dir}/log`;
+  const { path, ...disposable } = await folder();
+  const log = `${path}/log`;
   const command = new ServerProcess(
     ["-p0", "-v", ...args],
     redirected(`2>${log}`, MAIN),
@@ -297,7 +298,7 @@ async function startWithLimit(...args: string[]) {
     },
     async [Symbol.asyncDispose]() {
       await command[Symbol.asyncDispose]();
-      await Deno.remove(dir, { recursive: true });
+      await disposable[Symbol.asyncDispose]();
     },
   };
 }

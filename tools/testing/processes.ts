@@ -16,6 +16,10 @@ export const runMain = (...permissions: string[]) => [
   "main.ts",
 ];
 
+/** Runs `main.ts` after a script that makes Deno pretend to be another. */
+export const runPretending = (script: string, ...permissions: string[]) =>
+  runMain(`--preload=data:application/javascript,${script}`, ...permissions);
+
 /** Runs a program with a redirection of the shell, for example `2>/dev/full`. */
 export const redirected = (redirection: string, program: string[]) => [
   ...["sh", "-c", `exec "$@" ${redirection}`, "sh"],
