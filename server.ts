@@ -461,14 +461,19 @@ const TURNS = { idle: 4, max: 64 };
 /**
  * At a shutdown, the kernel's queue counts as empty once an accept has waited
  * for `ms` in all (newcomers never let it run empty for long), or after `length`
- * accepts (the kernel holds no more).
+ * accepts (the kernel holds no more). A turn counts for up to `turnMs`, as the
+ * process may be stopped, and not at all if it accepts `many`: that is a queue.
  */
-const QUEUE = { length: 4096, ms: 500 };
+const QUEUE = { length: 4096, ms: 500, turnMs: 50, many: 64 };
+/** How long after the grace, in ms, to wait for I/O, and to serve the queue. */
+const OVERTIME = { idle: 300, queue: 800 };
 /**
  * Buffers in bytes: the `largest` that are cut from a `slab` and reused, and how
  * much is `kept`. Larger ones would hold on to what one large message touched.
  */
 const BUFFERS = { largest: 1 << 16, slab: 1 << 20, kept: 1 << 24 };
+/** What the kernel says of a listener that can never accept again. */
+const FATAL = ["EBADF", "EINVAL", "ENOTSOCK", "EOPNOTSUPP"];
 const MODES: readonly Mode[] = ["concurrent", "serial", "events"];
 /** The longest delay of a timer. */
 const MAX_MS = 2 ** 31 - 1;
@@ -483,6 +488,7 @@ class Client {
   readonly #conn: Conn;
   readonly #remote: Deno.Addr;
   readonly #clients: Clients;
+  readonly #isTls: boolean;
   #expired: "timeout" | "shutdown" | undefined;
   #failure: { error: unknown } | undefined;
   #isWriting = false;
@@ -495,6 +501,7 @@ class Client {
     this.#conn = conn;
     this.#remote = conn.remoteAddr;
     this.#clients = clients;
+    this.#isTls = "handshake" in conn;
     this.#deadline = this.#began + clients.settings.timeout;
     // Without a timeout, nothing else would detect a dead peer.
     if (this.#deadline === Infinity) attempt(() => conn.setKeepAlive?.(true));
@@ -553,7 +560,7 @@ class Client {
    */
   async greeted(): Promise<void> {
     const { settings, changed } = this.#clients;
-    if (settings.greeting.length === 0 || "handshake" in this.#conn) return;
+    if (settings.greeting.length === 0 || this.#isTls) return;
     const isGreeted = () => this.#sent > 0 || !this.#clients.has(this);
     await changed.until(isGreeted, PACE.ms);
   }
@@ -680,8 +687,13 @@ class Clients {
   }
 
   endNow(): void {
-    this.#end = -Infinity;
+    this.#end = Math.min(this.#end, performance.now());
     this.#expireOverdue();
+  }
+
+  /** Whether the grace has been over for so long. */
+  isOverFor(ms: number): boolean {
+    return performance.now() >= this.#end + ms;
   }
 
   /** Sets the timer, unless it is already set to an earlier time. */
@@ -689,8 +701,9 @@ class Clients {
     if (time >= this.#wakesAt) return;
     clearTimeout(this.#timer);
     this.#wakesAt = time;
-    const ms = Math.max(0, Math.ceil(time - performance.now()));
-    this.#timer = setTimeout(() => this.#wake(), ms);
+    const ms = Math.ceil(time - performance.now());
+    const delay = Math.min(Math.max(0, ms), MAX_MS);
+    this.#timer = setTimeout(() => this.#wake(), delay);
   }
 
   async #wake(): Promise<void> {
@@ -725,6 +738,7 @@ class Clients {
   async #untilIdle(): Promise<void> {
     let left = TURNS.max + this.size / 64;
     for (let idle = 0; idle < TURNS.idle && left > 0; left--) {
+      if (this.isOverFor(OVERTIME.idle)) break;
       idle = await this.changed.inNextTurn() ? 0 : idle + 1;
     }
   }
@@ -774,9 +788,9 @@ class Acceptor {
   #attempts = 0;
   #isPending = false;
   #isClosed = false;
-  /** How many accepts have failed in a row, and how many without hope. */
+  /** How many accepts have failed in a row, all with hope or all without. */
   #failures = 0;
-  #hopeless = 0;
+  #isHopeless = false;
 
   constructor(listener: Listener, clients: Clients) {
     this.#listener = listener;
@@ -790,6 +804,7 @@ class Acceptor {
         for await (const conn of this.#listener) {
           const client = this.#open(conn);
           if (client) yield client;
+          if (this.#isClosed) return;
           this.#begin();
         }
         this.#close();
@@ -808,7 +823,7 @@ class Acceptor {
 
   #open(conn: Conn): Client | undefined {
     this.#isPending = false;
-    this.#failures = this.#hopeless = 0;
+    this.#failures = 0;
     this.accepted++;
     try {
       return this.#clients.open(conn);
@@ -831,9 +846,13 @@ class Acceptor {
     const wasStopping = this.#isStopping;
     // Neither the listener nor a client will let an accept succeed.
     const isHopeless = isFatal(error) || (wasStopping && size === 0);
-    this.#hopeless = isHopeless ? this.#hopeless + 1 : 0;
-    if (this.#hopeless === BACK_OFF.hopeless) return this.#close();
-    const ms = Math.min(BACK_OFF.first * 2 ** this.#failures++, BACK_OFF.max);
+    if (isHopeless !== this.#isHopeless) this.#failures = 0;
+    this.#isHopeless = isHopeless;
+    const ms = Math.min(BACK_OFF.first * 2 ** this.#failures, BACK_OFF.max);
+    this.#failures++;
+    if (isHopeless && this.#failures === BACK_OFF.hopeless) {
+      return this.#close();
+    }
     const hasChanged = () =>
       this.#clients.size < size || this.#isStopping !== wasStopping;
     await this.#clients.changed.until(hasChanged, ms);
@@ -853,15 +872,24 @@ class Acceptor {
     const { changed } = this.#clients;
     const last = this.#attempts + QUEUE.length;
     let most = 0;
-    let pendingMs = 0;
-    for (let idle = 0; idle < TURNS.idle + most && pendingMs < QUEUE.ms;) {
+    let accepts = 0;
+    let waitedMs = 0;
+    for (let idle = 0; idle < TURNS.idle + most && waitedMs < QUEUE.ms;) {
       if (this.#isClosed || this.#attempts >= last) break;
+      if (this.#clients.isOverFor(OVERTIME.queue)) break;
       most = Math.max(most, this.#clients.size);
-      const before = performance.now();
+      const [now, attempts, before] = [
+        performance.now(),
+        this.#attempts,
+        accepts,
+      ];
       const isIdle = !await changed.inNextTurn();
+      accepts = this.#attempts - attempts;
       if (this.#isPending) {
-        pendingMs += performance.now() - before;
         idle = isIdle ? idle + 1 : 0;
+        // After a turn that accepts many, another is for what they do first.
+        if (Math.max(accepts, before) >= QUEUE.many) continue;
+        waitedMs += Math.min(performance.now() - now, QUEUE.turnMs);
       } else {
         // Others are served first: nobody in the queue is given up.
         while (!this.#isPending && !this.#isClosed) await changed.wait();
@@ -921,24 +949,25 @@ function nextTurn(): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, 0));
 }
 
-/** Ignores what the call throws: the connection may already be closed. */
-function attempt(call: () => void): void {
+/** Ignores a failure: the connection may already be closed. */
+async function attempt(call: () => unknown): Promise<void> {
   try {
-    call();
+    await call();
   } catch {
     // Nothing is left to do.
   }
 }
 
 /** Calls a callback. If it throws or rejects, prints the error, if possible. */
-function report<T>(callback: (about: T) => unknown, about: T): void {
-  let result: unknown;
+async function report<T>(
+  callback: (about: T) => unknown,
+  about: T,
+): Promise<void> {
   try {
-    result = callback(about);
+    await callback(about);
   } catch (error) {
-    result = Promise.reject(error);
+    attempt(() => console.error(error));
   }
-  if (result) Promise.resolve(result).catch(console.error).catch(noop);
 }
 
 /** Whether an error says that the client has disconnected. */
@@ -952,7 +981,7 @@ function isDisconnect(error: unknown): boolean {
 /** Whether an error says that the listener can never accept again. */
 function isFatal(error: unknown): boolean {
   return error instanceof Deno.errors.BadResource ||
-    /^(EBADF|EINVAL|ENOTSOCK|EOPNOTSUPP)$/.test(Object(error).code);
+    FATAL.includes(Object(error).code);
 }
 
 type Settings = ReturnType<typeof settingsFrom>;

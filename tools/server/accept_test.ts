@@ -11,10 +11,10 @@ import { serve } from "../../server.ts";
 import { GREETING } from "../testing/bytes.ts";
 import { ask, readExactly, readText } from "../testing/clients.ts";
 import { FakeClock } from "../testing/fake_clock.ts";
-import { MemoryListener } from "../testing/memory_network.ts";
+import { type MemoryConn, MemoryListener } from "../testing/memory_network.ts";
 import { start } from "../testing/service.ts";
 import { greeted, inEachMode, inMemory } from "../testing/spec.ts";
-import { turn, turns } from "../testing/timing.ts";
+import { Inbox, turn, turns } from "../testing/timing.ts";
 import { memoryNetwork } from "../testing/transports.ts";
 import { errorOf, failing, inSmall, stuck, waitForQueue } from "./faults.ts";
 
@@ -233,3 +233,47 @@ inEachMode(
     assertEquals(service.server.connections, 0);
   },
 );
+
+Deno.test("an iterator that goes on after close() ends the server", async () => {
+  using clock = new FakeClock();
+  const listener = new MemoryListener();
+  const accepted: Inbox<void> = new Inbox();
+  const own = {
+    addr: listener.addr,
+    close() {},
+    async *[Symbol.asyncIterator]() {
+      for (; accepted.all.length < 5000; accepted.push()) {
+        await turns(1);
+        const client = await listener.connect();
+        yield (await listener.next()).value;
+        client.close();
+      }
+    },
+  };
+  const server = serve(own, { grace: 0 });
+  await clock.run(server.shutdown());
+  assert(accepted.all.length < 5000, "only when its iterator ended");
+});
+
+inEachMode("what is not a connection is reported", {}, async (service) => {
+  const { network: { listener }, exchange, acceptErrors, clock } = service;
+  const next = listener.next.bind(listener);
+  let count = 0;
+  listener.next = () =>
+    ++count <= 20
+      ? Promise.resolve({ value: 5 as unknown as MemoryConn })
+      : next();
+  await exchange("hoge"); // by the accept that was pending
+  assertEquals(await clock.run(exchange("hoge")), `${GREETING}hoge`);
+  assertEquals(acceptErrors.all.length, 20);
+});
+
+inMemory("an error's code may be anything", {}, async (service) => {
+  const { network: { listener }, exchange, acceptErrors, clock } = service;
+  for (const code of [Symbol("EINVAL"), null, {}, 22]) {
+    listener.fail(Object.assign(new Error("odd"), { code }));
+  }
+  listener.fail(null);
+  assertEquals(await clock.run(exchange("hoge")), `${GREETING}hoge`);
+  assertEquals(acceptErrors.all.length, 5);
+});

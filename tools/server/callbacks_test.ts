@@ -92,3 +92,27 @@ inMemory(
     assertEquals(seen, [0, 1, 1]);
   },
 );
+
+inEachMode("what rejects later is isolated", {}, async (service) => {
+  const { network: { listener }, exchange, server } = service;
+  using errors = capturedErrors();
+  const reject = () => Promise.reject(new Error("odd"));
+  const { close } = listener;
+  listener.close = () => {
+    close.call(listener);
+    return reject() as unknown as void;
+  };
+  listener.onAccept = (conn) => {
+    const { close } = conn;
+    conn.close = () => {
+      close.call(conn);
+      return reject() as unknown as void;
+    };
+  };
+  const evil = Object.assign(reject(), { catch: fault });
+  service.onExchange = () => evil;
+  assertEquals(await exchange("hoge"), `${GREETING}hoge`);
+  await server.shutdown();
+  await turns();
+  assertEquals(errors.length, 1);
+});
