@@ -4,8 +4,15 @@
  * times to the millisecond are in tools/server.
  */
 
-import { assert, assertEquals, assertStrictEquals } from "@std/assert";
-import { digits, GREETING, numbers } from "./tools/testing/bytes.ts";
+import {
+  assert,
+  assertEquals,
+  assertStrictEquals,
+  assertThrows,
+} from "@std/assert";
+import { Buffer } from "node:buffer";
+import { serve, type ServeOptions } from "./server.ts";
+import { bytesOf, digits, GREETING, numbers } from "./tools/testing/bytes.ts";
 import {
   answers,
   ask,
@@ -18,11 +25,18 @@ import {
   send,
 } from "./tools/testing/clients.ts";
 import { needs, queueOf } from "./tools/testing/needs.ts";
+import { MemoryListener } from "./tools/testing/memory_network.ts";
 import { start } from "./tools/testing/service.ts";
-import { greeted, specOver, UNBLOCKED } from "./tools/testing/spec.ts";
+import {
+  greeted,
+  inMemory,
+  specOver,
+  UNBLOCKED,
+} from "./tools/testing/spec.ts";
 import { Inbox, turns } from "./tools/testing/timing.ts";
 import {
   memory,
+  memoryNetwork,
   type Network,
   RESETTABLE,
   tcp,
@@ -229,6 +243,112 @@ spec(
   },
 );
 
+const BYTES = new Uint8Array([0, 255, 13]);
+for (
+  const [what, greeting, sent] of [
+    ["text is sent as UTF-8", "é€😀", "é€😀"],
+    ["bytes is sent as it was at the start", BYTES, BYTES.slice()],
+    ["a Node.js Buffer is copied too", Buffer.from("hello"), "hello"],
+    ["nothing is not sent", "", ""],
+  ] as const
+) {
+  Deno.test(`a greeting of ${what}`, async () => {
+    await using service = start(memoryNetwork(), { greeting });
+    if (typeof greeting !== "string") greeting.fill(88);
+    const client = await service.connect();
+    await client.closeWrite();
+    const expected = typeof sent === "string" ? bytesOf(sent) : sent;
+    assertEquals(await readAll(client), expected);
+  });
+}
+
+for (const timeout of [0, 60_000]) {
+  inMemory(
+    `timeout: ${timeout} and TCP keep-alive`,
+    { timeout },
+    async (service) => {
+      const { network: { listener }, exchange } = service;
+      const calls: boolean[] = [];
+      const setKeepAlive = (on: boolean) => {
+        calls.push(on);
+        throw new Deno.errors.BadResource("gone already");
+      };
+      listener.onAccept = (conn) => Object.assign(conn, { setKeepAlive });
+      assertEquals(await exchange("hoge"), GREETING + "hoge");
+      assertEquals(calls, timeout === 0 ? [true] : []);
+    },
+  );
+}
+
+Deno.test("wrong options throw and name the option", () => {
+  const wrong: [unknown, typeof TypeError | typeof RangeError][] = [
+    [{ greeting: 1 }, TypeError],
+    [{ maxBytes: 0 }, RangeError],
+    [{ maxBytes: 1.5 }, RangeError],
+    [{ maxBytes: NaN }, RangeError],
+    [{ maxBytes: 2 ** 30 + 1 }, RangeError],
+    [{ maxBytes: "1024" }, TypeError],
+    [{ timeout: -1 }, RangeError],
+    [{ timeout: NaN }, RangeError],
+    [{ timeout: Infinity }, RangeError],
+    [{ timeout: 2 ** 31 }, RangeError],
+    [{ timeout: "1" }, TypeError],
+    [{ grace: -1 }, RangeError],
+    [{ grace: NaN }, RangeError],
+    [{ grace: Infinity }, RangeError],
+    [{ grace: 2 ** 31 }, RangeError],
+    [{ grace: "1" }, TypeError],
+    [{ maxConnections: 0 }, RangeError],
+    [{ maxConnections: 1.5 }, RangeError],
+    [{ maxConnections: null }, TypeError],
+    [{ mode: "fast" }, TypeError],
+    [{ signal: {} }, TypeError],
+    [{ onExchange: "log" }, TypeError],
+    [{ onAcceptError: true }, TypeError],
+  ];
+  for (const [options, type] of wrong) {
+    const [name] = Object.keys(options as Record<string, unknown>);
+    const listener = new MemoryListener();
+    assertThrows(() => serve(listener, options as ServeOptions), type, name);
+    assertEquals(listener.closed, true); // nobody else could close it
+  }
+});
+
+Deno.test("options that are no object are refused in plain words", () => {
+  for (const options of [null, 1, "serial"]) {
+    const listener = new MemoryListener();
+    const call = () => serve(listener, options as unknown as ServeOptions);
+    assertThrows(call, TypeError, "options must be an object");
+    assertEquals(listener.closed, true);
+  }
+});
+
+Deno.test("what is not a listener is refused", () => {
+  for (const options of [{ port: 0 }, undefined, null, "30000"]) {
+    const listener = options as unknown as MemoryListener;
+    assertThrows(() => serve(listener), TypeError, "listener must be");
+  }
+});
+
+Deno.test("the largest and the smallest options are accepted", async () => {
+  const accepted: ServeOptions[] = [
+    { maxBytes: 1, timeout: 0, grace: 0, maxConnections: 1 },
+    { maxBytes: 2 ** 30, timeout: 2 ** 31 - 1, grace: 2 ** 31 - 1 },
+  ];
+  for (const options of accepted) {
+    await serve(new MemoryListener(), options).shutdown();
+  }
+});
+
+Deno.test("the server's address has its listener's type", async () => {
+  await using server = serve(new MemoryListener());
+  const port: number = server.addr.port; // no cast
+  assertEquals(port, 7);
+  // @ts-expect-error: the address of a Unix socket has no port
+  ((listener: Deno.UnixListener) => serve(listener).addr.port);
+  ((listener: Deno.UnixListener): string | null => serve(listener).addr.path);
+});
+
 // ------------------------------------------------------------- in your own tests
 
 spec("shutdown lets exchanges in progress finish", {}, async (service) => {
@@ -309,6 +429,20 @@ spec(
   },
 );
 
+spec(
+  "a listener closed from outside ends the server",
+  {},
+  async (service) => {
+    const { network, server, connect, outcomes } = service;
+    const client = await greeted(connect);
+    network.listener.close();
+    assertEquals(await ask(client, "hoge"), "hoge");
+    await server.finished;
+    await server.shutdown();
+    assertEquals(await outcomes(1), ["echoed"]);
+  },
+);
+
 // ----------------------------------------------------------------- what to know
 
 spec("more than maxBytes: the echo and a clean EOF", {}, async (service) => {
@@ -324,24 +458,28 @@ spec(
   {},
   async (service) => {
     const client = await service.connect();
-    const sent = send(client, new Uint8Array(500_000)).catch(() => {});
-    assertEquals(await readText(client), GREETING + "\0".repeat(1024));
-    await sent;
+    const reading = readText(client);
+    await send(client, new Uint8Array(500_000));
+    assertEquals(await reading, GREETING + "\0".repeat(1024));
   },
 );
 
-spec("more than maxBytes, read late: a clean EOF", {}, async (service) => {
-  const { server, connect, exchanges, clock } = service;
-  const client = await connect();
-  await send(client, "x".repeat(5000));
-  await exchanges.waitFor(1);
-  clock.advance(999);
-  await turns();
-  assertEquals(server.connections, 1);
-  clock.advance(1); // the server has waited long enough
-  await server.shutdown();
-  assertEquals(await readText(client), GREETING + "x".repeat(1024));
-});
+spec(
+  "more than maxBytes, read late: a clean EOF",
+  { maxBytes: 100 },
+  async (service) => {
+    const { server, connect, exchanges, clock } = service;
+    const client = await connect();
+    await send(client, "x".repeat(500));
+    await exchanges.waitFor(1);
+    clock.advance(999);
+    await turns();
+    assertEquals(server.connections, 1);
+    clock.advance(1); // the server has waited long enough
+    await server.shutdown();
+    assertEquals(await readText(client), GREETING + "x".repeat(100));
+  },
+);
 
 spec("a second message, read late: a clean EOF", {}, async (service) => {
   const { connect, exchanges } = service;

@@ -68,7 +68,7 @@ export function parseOptions(args: string[]): Options {
     unknown: refuse,
   });
   const number = (name: string, min: number, pattern = /^\d+$/): number => {
-    const text: string = options[name];
+    const text = `${options[name]}`;
     if (pattern.test(text) && Number(text) >= min) return Number(text);
     const kind = pattern === DECIMAL ? "a number" : "a whole number";
     const given = JSON.stringify(text);
@@ -88,9 +88,9 @@ export function parseOptions(args: string[]): Options {
     warmUp: number("warm-up", 0, DECIMAL),
     held: number("held", 0),
     only,
-    with: new Map((options.with as string[]).map(parseWith)),
+    with: new Map((options.with as unknown as string[]).map(parseWith)),
     svg: options.svg,
-    help: options.help,
+    help: Boolean(options.help),
   };
 }
 

@@ -1,8 +1,8 @@
 /**
- * Exchanges with a server, eight at a time, so many or until SIGTERM. Prints
- * every hundred and at the end how many there were and how many failed. The
- * checks run it in the networks that they make. The address is a port of
- * 127.0.0.1 or the path of a Unix socket.
+ * Exchanges with a server, eight at a time: so many, or until SIGTERM, but for
+ * two minutes at most. Prints every hundred and at the end how many there were
+ * and how many failed. The checks run it in the networks that they make. The
+ * address is a port of 127.0.0.1 or the path of a Unix socket.
  *
  * ```sh
  * deno run --allow-net tools/deploy/load.ts 30000
@@ -31,12 +31,13 @@ async function exchange(): Promise<boolean> {
 }
 
 let left = Number(count);
+const end = performance.now() + 120_000;
 let exchanges = 0;
 let failed = 0;
 const print = () => console.log(`exchanges=${exchanges} failed=${failed}`);
 Deno.addSignalListener("SIGTERM", () => left = 0);
 await Promise.all(Array.from({ length: CLIENTS }, async () => {
-  while (left-- > 0) {
+  while (left-- > 0 && performance.now() < end) {
     if (!await exchange()) failed++;
     if (++exchanges % 100 === 0) print();
   }

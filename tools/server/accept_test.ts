@@ -110,20 +110,6 @@ inMemory("EINVAL now and then does not end the server", {}, async (service) => {
   assertEquals(await clock.run(exchange("hoge")), GREETING + "hoge");
 });
 
-inMemory(
-  "a listener closed from outside ends the server",
-  {},
-  async (service) => {
-    const { network, server, connect, outcomes } = service;
-    const client = await greeted(connect);
-    network.listener.close();
-    assertEquals(await ask(client, "hoge"), "hoge");
-    await server.finished;
-    await server.shutdown();
-    assertEquals(await outcomes(1), ["echoed"]);
-  },
-);
-
 /** A listener with an iterator of its own. */
 const withIterator = (
   listener: MemoryListener,

@@ -1,14 +1,13 @@
 /** One exchange: its outcomes, its buffer, and what it writes and reads. */
 
 import { assert, assertEquals } from "@std/assert";
-import { Buffer } from "node:buffer";
-import { bytesOf, GREETING } from "../testing/bytes.ts";
-import { ask, readAll, readText, send } from "../testing/clients.ts";
+import { GREETING } from "../testing/bytes.ts";
+import { ask, readText, send } from "../testing/clients.ts";
 import type { MemoryConn } from "../testing/memory_network.ts";
-import { type Service, start } from "../testing/service.ts";
+import type { Service } from "../testing/service.ts";
 import { greeted, inEachMode, inMemory } from "../testing/spec.ts";
 import { turns } from "../testing/timing.ts";
-import { memoryNetwork } from "../testing/transports.ts";
+import type { memoryNetwork } from "../testing/transports.ts";
 import { inSmall } from "./faults.ts";
 
 inEachMode("each failure has its outcome", {}, async (service) => {
@@ -179,42 +178,3 @@ inSmall(
     assertEquals(await readText(slow), "g".repeat(60) + "b".repeat(100));
   },
 );
-
-// ------------------------------------------------------------------ the greeting
-
-const BYTES = new Uint8Array([0, 255, 13]);
-for (
-  const [what, greeting, sent] of [
-    ["text is sent as UTF-8", "é€😀", "é€😀"],
-    ["bytes is sent as it was at the start", BYTES, BYTES.slice()],
-    ["a Node.js Buffer is copied too", Buffer.from("hello"), "hello"],
-    ["nothing is not sent", "", ""],
-  ] as const
-) {
-  Deno.test(`a greeting of ${what}`, async () => {
-    await using service = start(memoryNetwork(), { greeting });
-    if (typeof greeting !== "string") greeting.fill(88);
-    const client = await service.connect();
-    await client.closeWrite();
-    const expected = typeof sent === "string" ? bytesOf(sent) : sent;
-    assertEquals(await readAll(client), expected);
-  });
-}
-
-for (const timeout of [0, 60_000]) {
-  inMemory(
-    `timeout: ${timeout} and TCP keep-alive`,
-    { timeout },
-    async (service) => {
-      const { network: { listener }, exchange } = service;
-      const calls: boolean[] = [];
-      const setKeepAlive = (on: boolean) => {
-        calls.push(on);
-        throw new Deno.errors.BadResource("gone already");
-      };
-      listener.onAccept = (conn) => Object.assign(conn, { setKeepAlive });
-      assertEquals(await exchange("hoge"), GREETING + "hoge");
-      assertEquals(calls, timeout === 0 ? [true] : []);
-    },
-  );
-}
