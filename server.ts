@@ -872,24 +872,19 @@ class Acceptor {
     const { changed } = this.#clients;
     const last = this.#attempts + QUEUE.length;
     let most = 0;
-    let accepts = 0;
+    let turn = { isIdle: false, accepts: 0, ms: 0 };
     let waitedMs = 0;
     for (let idle = 0; idle < TURNS.idle + most && waitedMs < QUEUE.ms;) {
       if (this.#isClosed || this.#attempts >= last) break;
       if (this.#clients.isOverFor(OVERTIME.queue)) break;
       most = Math.max(most, this.#clients.size);
-      const [now, attempts, before] = [
-        performance.now(),
-        this.#attempts,
-        accepts,
-      ];
-      const isIdle = !await changed.inNextTurn();
-      accepts = this.#attempts - attempts;
+      const { accepts } = turn;
+      turn = await this.#turn();
       if (this.#isPending) {
-        idle = isIdle ? idle + 1 : 0;
+        idle = turn.isIdle ? idle + 1 : 0;
         // After a turn that accepts many, another is for what they do first.
-        if (Math.max(accepts, before) >= QUEUE.many) continue;
-        waitedMs += Math.min(performance.now() - now, QUEUE.turnMs);
+        const isFull = Math.max(accepts, turn.accepts) >= QUEUE.many;
+        if (!isFull) waitedMs += Math.min(turn.ms, QUEUE.turnMs);
       } else {
         // Others are served first: nobody in the queue is given up.
         while (!this.#isPending && !this.#isClosed) await changed.wait();
@@ -897,6 +892,14 @@ class Acceptor {
       }
     }
     this.#close();
+  }
+
+  /** Waits for one turn of the event loop. Says what happened in it. */
+  async #turn() {
+    const [before, attempts] = [performance.now(), this.#attempts];
+    const isIdle = !await this.#clients.changed.inNextTurn();
+    const ms = performance.now() - before;
+    return { isIdle, accepts: this.#attempts - attempts, ms };
   }
 
   /** Closes the listener. Its iterator should end; if not, this one does. */
