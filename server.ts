@@ -648,8 +648,6 @@ class Clients {
   constructor(settings: Settings) {
     this.settings = settings;
     this.buffers = new BufferPool(settings.maxBytes);
-    // Deno loads its timers on first use, which may run microtasks: do it here.
-    clearTimeout(undefined);
   }
 
   get size(): number {
@@ -906,7 +904,6 @@ class Acceptor {
   #close(): void {
     if (!this.#isClosed) attempt(() => this.#listener.close());
     this.#isClosed = true;
-    this.#clients.changed.notify();
   }
 }
 

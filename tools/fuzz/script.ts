@@ -88,7 +88,7 @@ export function scriptOf(seed: number): Script {
     { length: count },
     () => clientOf(random, settings, controls),
   );
-  const newcomers = random.chance(0.03)
+  const newcomers = random.chance(0.01)
     ? newcomersOf(random, controls[0].at)
     : [];
   // Without it, all newcomers would arrive between two turns.
@@ -141,12 +141,12 @@ function clientOf(
   return { at, eager: random.chance(0.5), steps };
 }
 
-/** Clients that arrive one after the other for two seconds after a stop. */
+/** Clients that arrive one after the other for a second after a stop. */
 function newcomersOf(random: Random, stop: number): ClientScript[] {
   const every = random.pick(2, 3, 5, 20, 100);
   const steps: Step[] = [{ after: random.pick(0, 1), do: "send", bytes: 4 }];
   return Array.from(
-    { length: 2000 / every },
+    { length: 1000 / every },
     (_, i) => ({ at: stop + 1 + i * every, eager: true, steps }),
   );
 }
