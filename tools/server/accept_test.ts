@@ -182,6 +182,23 @@ inSmall("every 16th client is greeted, or 50 ms pass", {}, async (service) => {
 });
 
 inMemory(
+  "pacing takes no time if the connections are too many anyway",
+  { maxConnections: 16 },
+  async ({ network: { listener }, connectMany, exchange, clock }) => {
+    let accepted = 0;
+    listener.onAccept = (conn) => ++accepted === 16 ? stuck(conn) : undefined;
+    const [first] = await connectMany(16);
+    await turns();
+    clock.advance(50);
+    await turns();
+    const answer = exchange("hoge");
+    await ask(first, "hoge");
+    assertEquals(await answer, GREETING + "hoge");
+    assertEquals(clock.now, 50);
+  },
+);
+
+inMemory(
   "without a greeting there is no pacing",
   { greeting: "" },
   async (service) => {

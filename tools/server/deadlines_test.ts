@@ -1,7 +1,7 @@
 /** Timeouts: when they end an exchange, and what they cost. */
 
 import { assert, assertEquals } from "@std/assert";
-import { readExactly, readText, send } from "../testing/clients.ts";
+import { ask, readExactly, readText, send } from "../testing/clients.ts";
 import { greeted, inMemory } from "../testing/spec.ts";
 import { turns } from "../testing/timing.ts";
 import { inSmall } from "./faults.ts";
@@ -73,7 +73,7 @@ inMemory("others delay a timeout for some turns only", {}, async (service) => {
   assertEquals(expired.length, 1);
 });
 
-// Deno polls some 128 operations per turn.
+// Deno polls some 128 operations per turn: a read and an echo of 64 clients.
 inMemory("after a long stop, a crowd takes its turns", {}, async (service) => {
   const { connectMany, outcomes, clock } = service;
   const clients = await connectMany(10_000);
@@ -81,7 +81,7 @@ inMemory("after a long stop, a crowd takes its turns", {}, async (service) => {
   clock.now += 61_000;
   clock.advance(0);
   for (let i = 0; i < 10_000; i++) {
-    if (i % 100 === 0) await turns(1);
+    if (i % 64 === 0) await turns(1);
     await send(clients[i], "hoge").catch(() => {});
   }
   const missed = (await outcomes(10_000)).filter((one) => one !== "echoed");
@@ -112,6 +112,18 @@ inMemory("deadlines within 20 ms expire together", {}, async (service) => {
   const timers = clock.delays.slice(before).filter((ms) => ms > 0);
   assert(timers.length <= 7, `${timers}`);
   assert(exchanges.all.every(({ ms }) => ms >= 60_000 && ms <= 60_020));
+});
+
+inMemory("a timer that finds nothing due is set anew", {}, async (service) => {
+  const { connect, clock } = service;
+  const client = await greeted(connect);
+  clock.advance(100);
+  await greeted(connect);
+  await ask(client, "hoge");
+  await turns();
+  const before = clock.delays.length;
+  clock.advance(59_900);
+  assertEquals(clock.delays.slice(before), [100]); // no turn is spent
 });
 
 for (const step of [0.3, 30]) {

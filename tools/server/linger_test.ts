@@ -6,6 +6,8 @@ import { digits, GREETING } from "../testing/bytes.ts";
 import { ask, send } from "../testing/clients.ts";
 import { turns } from "../testing/timing.ts";
 
+const MIB = 1 << 20;
+
 inEachMode("lingering does not block others", {}, async (service) => {
   const { server, connect, exchange, exchanges, outcomes, clock } = service;
   const lingers = await connect();
@@ -27,6 +29,17 @@ inEachMode("lingering ends when the client closes", {}, async (service) => {
   await client.closeWrite();
   await server.shutdown();
   assertEquals(clock.now, 0);
+});
+
+inEachMode("a half-close that fails is a close", {}, async (service) => {
+  const { network: { listener }, connect, exchanges, clock } = service;
+  const gone = new Deno.errors.NotConnected(); // after a reset
+  listener.onAccept = (conn) => conn.closeWrite = () => Promise.reject(gone);
+  const client = await connect();
+  await ask(client, "x".repeat(1024));
+  await turns();
+  assertEquals([client.peer.closed, clock.now], [true, 0]);
+  assertEquals(exchanges.all[0].outcome, "echoed");
 });
 
 for (const [bytes, closed] of [[507, true], [508, false]] as const) {
@@ -55,6 +68,19 @@ inMemory("lingering ends after 1 MiB", {}, async ({ connect }) => {
   });
   assert(sent >= 1 << 20 && sent < 1.1 * (1 << 20), `${sent} bytes`);
 });
+
+for (const [bytes, closed] of [[MIB - 1, false], [MIB, true]] as const) {
+  inMemory(
+    `after ${bytes} bytes, lingering has ended: ${closed}`,
+    { maxBytes: 100 },
+    async ({ connect }) => {
+      const client = await connect();
+      await send(client, new Uint8Array(100 + bytes));
+      await turns();
+      assertEquals(client.peer.closed, closed);
+    },
+  );
+}
 
 inEachMode(
   "a stuck write gets 50 ms more",
