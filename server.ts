@@ -483,6 +483,8 @@ type NetEvent = { type: "accept" | "read"; client: Client; n?: number | null };
 
 /** A connection, from the accept to the close. */
 class Client {
+  /** Its index in {@linkcode Clients}; -1 once it is closed. */
+  index = -1;
   readonly #began = performance.now();
   #deadline: number;
   readonly #conn: Conn;
@@ -561,7 +563,7 @@ class Client {
   async greeted(): Promise<void> {
     const { settings, changed } = this.#clients;
     if (settings.greeting.length === 0 || this.#isTls) return;
-    const isGreeted = () => this.#sent > 0 || !this.#clients.has(this);
+    const isGreeted = () => this.#sent > 0 || this.index < 0;
     await changed.until(isGreeted, PACE.ms);
   }
 
@@ -637,7 +639,8 @@ class Clients {
   readonly settings: Settings;
   readonly buffers: BufferPool;
   readonly changed = new Condition();
-  readonly #open = new Set<Client>();
+  /** Not a `Set`: with one, memory and p99 at 64 clients grew by a third. */
+  readonly #all: Client[] = [];
   /** The end of the grace: a deadline that all clients have in common. */
   #end = Infinity;
   #isOver = false;
@@ -651,23 +654,23 @@ class Clients {
   }
 
   get size(): number {
-    return this.#open.size;
+    return this.#all.length;
   }
 
-  has(client: Client): boolean {
-    return this.#open.has(client);
-  }
-
-  open(conn: Conn): Client {
+  add(conn: Conn): Client {
     const client = new Client(conn, this);
-    this.#open.add(client);
+    client.index = this.#all.push(client) - 1;
     if (this.#isOver) client.expire(this.#end);
     this.wakeBy(client.due(this.#end));
     return client;
   }
 
+  /** Moves the last client into the free slot. */
   delete(client: Client): void {
-    this.#open.delete(client);
+    const last = this.#all.pop()!;
+    if (last !== client) this.#all[client.index] = last;
+    last.index = client.index;
+    client.index = -1;
     this.changed.notify();
   }
 
@@ -719,14 +722,14 @@ class Clients {
   #expireOverdue(): void {
     const now = performance.now();
     this.#isOver ||= now >= this.#end;
-    for (const client of this.#open) {
+    for (const client of this.#all) {
       if (client.due(this.#end) <= now) client.expire(this.#end);
     }
   }
 
   #nextDue(): number {
     let next = this.#isOver ? Infinity : this.#end;
-    for (const client of this.#open) {
+    for (const client of this.#all) {
       next = Math.min(next, client.due(this.#end));
     }
     return next;
@@ -824,7 +827,7 @@ class Acceptor {
     this.#failures = 0;
     this.accepted++;
     try {
-      return this.#clients.open(conn);
+      return this.#clients.add(conn);
     } catch (error) { // a connection of your own may have no address
       attempt(() => conn.close());
       report(this.#clients.settings.onAcceptError, error);
