@@ -1,7 +1,11 @@
 /** The command where the machine sets limits, or a client breaks off. */
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { runMainLimited, ServerProcess } from "../testing/processes.ts";
+import {
+  runMainLimited,
+  runPretending,
+  ServerProcess,
+} from "../testing/processes.ts";
 import { bytesOf, GREETING, textOf } from "../testing/bytes.ts";
 import {
   ask,
@@ -150,6 +154,30 @@ needs(
     assert(retries.every((line) => line.endsWith(` accept-error ${error}`)));
     assert(failed.endsWith(` accept-failed ${error}`));
     assertMatch(summary, / summary echoed=1 /);
+  },
+);
+
+withCommand(
+  "limits: what ends the command is named, though one error a second is logged",
+  async () => {
+    await using command = new ServerProcess(
+      ["-p0"],
+      runPretending(
+        `const { listen } = Deno;
+        Deno.listen = (options) => {
+          const listener = listen(options);
+          const errors = [new Error("odd")];
+          const next = () =>
+            Promise.reject(errors.pop() || new Deno.errors.BadResource("dead"));
+          listener[Symbol.asyncIterator] = () => ({ next });
+          return listener;
+        }`,
+        "--allow-net",
+      ),
+    );
+    assertEquals(await command.code(), 1);
+    assertMatch(command.stderr.all[0], / accept-error error=odd$/);
+    await command.event("accept-failed error=dead");
   },
 );
 
