@@ -519,9 +519,9 @@ class Client {
     return this.#conn.read(this.#buffer);
   }
 
-  async echo(n: number | null): Promise<void> {
+  echo(n: number | null): Promise<void> {
     this.#received = n;
-    await this.#write(this.#buffer!.subarray(0, n ?? 0));
+    return this.#write(this.#buffer!, n ?? 0);
   }
 
   /** Remembers why the exchange failed. */
@@ -568,10 +568,11 @@ class Client {
   }
 
   /** A single write may take only some of the bytes. */
-  async #write(bytes: Uint8Array): Promise<void> {
+  async #write(bytes: Uint8Array, length = bytes.length): Promise<void> {
+    const end = Math.min(length, bytes.length);
     this.#isWriting = true;
-    for (let written = 0; written < bytes.length;) {
-      const n = await this.#conn.write(bytes.subarray(written));
+    for (let written = 0; written < end;) {
+      const n = await this.#conn.write(bytes.subarray(written, end));
       written += n;
       this.#sent += n;
       this.#clients.changed.notify();
@@ -952,25 +953,35 @@ function nextTurn(): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, 0));
 }
 
-/** Ignores a failure: the connection may already be closed. */
-async function attempt(call: () => unknown): Promise<void> {
+/** Calls a function. What it throws, or rejects with, goes to `onError`. */
+function attempt(
+  call: () => unknown,
+  onError: (error: unknown) => void = noop,
+): void {
   try {
-    await call();
-  } catch {
-    // Nothing is left to do.
+    const result = call();
+    if (result !== undefined) settle(result, onError);
+  } catch (error) {
+    onError(error);
+  }
+}
+
+/** Waits for a result, which may be any promise. */
+async function settle(
+  result: unknown,
+  onError: (error: unknown) => void,
+): Promise<void> {
+  try {
+    await result;
+  } catch (error) {
+    onError(error);
   }
 }
 
 /** Calls a callback. If it throws or rejects, prints the error, if possible. */
-async function report<T>(
-  callback: (about: T) => unknown,
-  about: T,
-): Promise<void> {
-  try {
-    await callback(about);
-  } catch (error) {
-    attempt(() => console.error(error));
-  }
+function report<T>(callback: (about: T) => unknown, about: T): void {
+  const print = (error: unknown) => attempt(() => console.error(error));
+  attempt(() => callback(about), print);
 }
 
 /** Whether an error says that the client has disconnected. */
