@@ -39,9 +39,10 @@
  */
 export function serve<A extends Deno.Addr = Deno.Addr>(
   listener: Listener<A>,
-  options: ServeOptions = {},
+  options?: ServeOptions,
 ): EchoServer<A> {
   const settings = settingsOrClose(listener, options);
+  const { addr } = listener;
   const { mode, maxConnections, grace, signal } = settings;
   const clients = new Clients(settings);
   const acceptor = new Acceptor(listener, clients);
@@ -62,7 +63,7 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
       } else {
         events.enqueue({ type: "accept", client });
       }
-      // Meanwhile, further clients wait in the kernel's accept queue.
+      // During both waits, further clients stay in the kernel's accept queue.
       if (acceptor.accepted % PACE.every === 0) await client.greeted();
       while (clients.size >= maxConnections) await clients.changed.wait();
     }
@@ -90,7 +91,7 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
       if (type === "accept") {
         client.greet()
           .then(() => client.read())
-          .then((n) => events.enqueue({ type: "read", client, n }))
+          .then((count) => events.enqueue({ type: "read", client, n: count }))
           .catch((error) => client.fail(error).close());
       } else {
         client.echo(n)
@@ -117,7 +118,7 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
   signal.addEventListener("abort", abort);
   if (signal.aborted) abort();
   return {
-    addr: listener.addr,
+    addr,
     get connections() {
       return clients.size;
     },
@@ -239,8 +240,8 @@ export interface Exchange {
  * await using server = serve(listener);
  *
  * const { port } = server.addr;
- * const certs = { hostname: "localhost", caCerts: [pem] };
- * using conn = await Deno.connectTls({ port, ...certs });
+ * const caCerts = [pem];
+ * using conn = await Deno.connectTls({ hostname: "localhost", port, caCerts });
  * await conn.write(new TextEncoder().encode("hoge"));
  * const answer = await new Response(conn.readable).text();
  * assertEquals(answer, "Hello World!\r\nhoge");
@@ -342,7 +343,7 @@ export interface ServeOptions {
   maxBytes?: number;
   /**
    * The time limit for an exchange, in milliseconds, at most 2147483647. When
-   * it is over, the connection is closed. 0 disables it; TCP keep-alive then
+   * it expires, the connection is closed. 0 disables it; TCP keep-alive then
    * detects clients that have vanished, on Linux after about two hours (not with
    * TLS, where Deno cannot turn it on).
    *
@@ -427,7 +428,7 @@ export interface EchoServer<A extends Deno.Addr = Deno.Addr>
   shutdown(): Promise<void>;
 }
 
-// docs/design.md tells how each of these numbers was found.
+// docs/design.md shows what these are for, and trials of most of them.
 
 /**
  * Pacing: after one accept in `every`, wait for its greeting, up to `ms`.
@@ -436,13 +437,12 @@ export interface EchoServer<A extends Deno.Addr = Deno.Addr>
 const PACE = { every: 16, ms: 50 };
 /**
  * The delay after a failed accept, in ms: `first`, doubling up to `max`. After
- * `hopeless` such failures in a row (0.3 s), the server gives up.
+ * `permanent` failures in a row that nothing can mend, the server gives up.
  */
-const BACK_OFF = { first: 5, max: 1000, hopeless: 6 };
+const BACK_OFF = { first: 5, max: 1000, permanent: 6 };
 /**
- * Linger for up to `ms`, time to send a lost packet again, after a full read
- * (more may follow it), or if at least `bytes` were sent (less fits into any
- * window).
+ * After a full read (more may follow), or if at least `bytes` were sent (less
+ * fits into any window), linger for up to `ms`: time to send a lost packet again.
  */
 const LINGER = { ms: 1000, bytes: 512 };
 /** How long to read on while a write is stuck, in ms: a round trip or two. */
@@ -455,14 +455,14 @@ const DISCARDED = new Uint8Array(1 << 16);
 const TICK = 20;
 /**
  * I/O is idle after `idle` turns of the event loop without progress, or after
- * `max` turns: Deno polls only some 128 operations of the process per turn.
+ * `max` turns, more in a crowd: Deno polls only some 128 operations per turn.
  */
 const TURNS = { idle: 4, max: 64 };
 /**
- * At a shutdown, the kernel's queue counts as empty once an accept has waited
- * for `ms` in all (newcomers never let it run empty for long), or after `length`
- * accepts (the kernel holds no more). A turn counts for up to `turnMs`, as the
- * process may be stopped, and not at all if it accepts `many`: that is a queue.
+ * At a shutdown, the kernel's queue counts as empty once I/O is idle. With
+ * newcomers it never is: so also once an accept has waited for `ms` in all, or
+ * after `length` accepts (the kernel holds no more). A turn counts for `turnMs`
+ * at most, as the process may be stopped, and not if it accepts `many`.
  */
 const QUEUE = { length: 4096, ms: 500, turnMs: 50, many: 64 };
 /** How long after the grace, in ms, to wait for I/O, and to serve the queue. */
@@ -514,7 +514,7 @@ class Client {
   }
 
   read(): Promise<number | null> {
-    if (this.#expired) throw new Deno.errors.TimedOut();
+    if (this.#expired) throw new Deno.errors.TimedOut(); // nobody sees it
     this.#buffer = this.#clients.buffers.get();
     return this.#conn.read(this.#buffer);
   }
@@ -530,7 +530,7 @@ class Client {
     return this;
   }
 
-  /** Ends the exchange, exactly once, with no operation pending. */
+  /** Ends the exchange. The connection may linger. Nothing may be pending. */
   close(): void {
     const { settings, buffers } = this.#clients;
     if (this.#buffer) buffers.put(this.#buffer);
@@ -543,12 +543,12 @@ class Client {
     report(settings.onExchange, exchange);
   }
 
-  /** When it expires, if all do by `end`. Once it has, it may be reading on. */
+  /** When to expire it; `end` is the limit for all. It may happen twice. */
   due(end: number): number {
     return this.#expired ? this.#deadline : Math.min(this.#deadline, end);
   }
 
-  /** Its time is up: what is pending rejects, so that the exchange ends. */
+  /** Its time is up: what is pending rejects, a stuck write a little later. */
   expire(end: number): void {
     this.#expired ??= this.#deadline > end ? "shutdown" : "timeout";
     this.#deadline = Infinity;
@@ -609,9 +609,9 @@ class Client {
     this.#release();
   }
 
-  /** A write is stuck, as the client does not read: reads, then closes. */
+  /** A write is stuck: reads on, until the connection expires again. */
   async #unstick(): Promise<void> {
-    this.#isWriting = false; // when it expires again, it is closed
+    this.#isWriting = false; // so the next time, it is closed
     await this.#discard(UNSTICK_MS);
   }
 
@@ -644,7 +644,7 @@ class Clients {
   readonly #all: Client[] = [];
   /** The end of the grace: a deadline that all clients have in common. */
   #end = Infinity;
-  #isOver = false;
+  #isGraceOver = false;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #wakesAt = Infinity;
   #isAwake = false;
@@ -661,7 +661,7 @@ class Clients {
   add(conn: Conn): Client {
     const client = new Client(conn, this);
     client.index = this.#all.push(client) - 1;
-    if (this.#isOver) client.expire(this.#end);
+    if (this.#isGraceOver) client.expire(this.#end);
     this.wakeBy(client.due(this.#end));
     return client;
   }
@@ -709,7 +709,7 @@ class Clients {
   }
 
   async #wake(): Promise<void> {
-    this.#wakesAt = -Infinity; // no timer until the end
+    this.#wakesAt = -Infinity; // no timer is set while this runs
     this.#isAwake = true;
     // Data may have arrived in time, above all if the process was stopped.
     if (performance.now() >= this.#nextDue()) await this.#untilIdle();
@@ -722,14 +722,14 @@ class Clients {
 
   #expireOverdue(): void {
     const now = performance.now();
-    this.#isOver ||= now >= this.#end;
+    this.#isGraceOver ||= now >= this.#end;
     for (const client of this.#all) {
       if (client.due(this.#end) <= now) client.expire(this.#end);
     }
   }
 
   #nextDue(): number {
-    let next = this.#isOver ? Infinity : this.#end;
+    let next = this.#isGraceOver ? Infinity : this.#end;
     for (const client of this.#all) {
       next = Math.min(next, client.due(this.#end));
     }
@@ -787,12 +787,13 @@ class Acceptor {
   queueServed: Promise<void> | undefined;
   readonly #listener: Listener;
   readonly #clients: Clients;
+  /** How many accepts have begun. */
   #attempts = 0;
   #isPending = false;
   #isClosed = false;
-  /** How many accepts have failed in a row, all with hope or all without. */
+  /** How many accepts have failed in a row, all for good or none. */
   #failures = 0;
-  #isHopeless = false;
+  #isPermanent = false;
 
   constructor(listener: Listener, clients: Clients) {
     this.#listener = listener;
@@ -802,12 +803,12 @@ class Acceptor {
   async *[Symbol.asyncIterator](): AsyncGenerator<Client, void> {
     while (!this.#isClosed) {
       try {
-        this.#begin();
+        this.#beginAccept();
         for await (const conn of this.#listener) {
           const client = this.#open(conn);
           if (client) yield client;
           if (this.#isClosed) return;
-          this.#begin();
+          this.#beginAccept();
         }
         this.#close();
       } catch (error) {
@@ -817,7 +818,7 @@ class Acceptor {
     }
   }
 
-  #begin(): void {
+  #beginAccept(): void {
     this.#attempts++;
     this.#isPending = true;
     this.#clients.changed.notify();
@@ -846,13 +847,13 @@ class Acceptor {
     report(this.#clients.settings.onAcceptError, error);
     const { size } = this.#clients;
     const wasStopping = this.#isStopping;
-    // Neither the listener nor a client will let an accept succeed.
-    const isHopeless = isFatal(error) || (wasStopping && size === 0);
-    if (isHopeless !== this.#isHopeless) this.#failures = 0;
-    this.#isHopeless = isHopeless;
+    // At a shutdown without clients, none will leave and free a descriptor.
+    const isPermanent = isFatal(error) || (wasStopping && size === 0);
+    if (isPermanent !== this.#isPermanent) this.#failures = 0;
+    this.#isPermanent = isPermanent;
     const ms = Math.min(BACK_OFF.first * 2 ** this.#failures, BACK_OFF.max);
     this.#failures++;
-    if (isHopeless && this.#failures === BACK_OFF.hopeless) {
+    if (isPermanent && this.#failures === BACK_OFF.permanent) {
       return this.#close();
     }
     const hasChanged = () =>
@@ -873,13 +874,14 @@ class Acceptor {
   async #serveQueue(): Promise<void> {
     const { changed } = this.#clients;
     const last = this.#attempts + QUEUE.length;
-    let most = 0;
+    let mostOpen = 0;
     let turn = { isIdle: false, accepts: 0, ms: 0 };
     let waitedMs = 0;
-    for (let idle = 0; idle < TURNS.idle + most && waitedMs < QUEUE.ms;) {
+    for (let idle = 0; idle < TURNS.idle + mostOpen && waitedMs < QUEUE.ms;) {
       if (this.#isClosed || this.#attempts >= last) break;
       if (this.#clients.isOverFor(OVERTIME.queue)) break;
-      most = Math.max(most, this.#clients.size);
+      // One more turn for each client: all are polled in the same turns.
+      mostOpen = Math.max(mostOpen, this.#clients.size);
       const { accepts } = turn;
       turn = await this.#turn();
       if (this.#isPending) {
@@ -904,7 +906,7 @@ class Acceptor {
     return { isIdle, accepts: this.#attempts - attempts, ms };
   }
 
-  /** Closes the listener. Its iterator should end; if not, this one does. */
+  /** Closes the listener, which should end its iterator. */
   #close(): void {
     if (!this.#isClosed) attempt(() => this.#listener.close());
     this.#isClosed = true;
@@ -1001,7 +1003,10 @@ function isFatal(error: unknown): boolean {
 type Settings = ReturnType<typeof settingsFrom>;
 
 /** The server owns the listener: it closes it also if an option is wrong. */
-function settingsOrClose(listener: Listener, options: ServeOptions): Settings {
+function settingsOrClose(
+  listener: Listener,
+  options: ServeOptions = {},
+): Settings {
   check("listener", Symbol.asyncIterator in Object(listener), "a Listener");
   try {
     check("options", Object(options) === options, "an object");
