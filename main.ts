@@ -154,7 +154,7 @@ async function main(): Promise<void> {
       if (options.verbose) log.event("exchange", toFields(exchange));
     },
     onAcceptError(error) {
-      acceptError = oneLine(error);
+      acceptError = messageOf(error);
       if (performance.now() < nextReport) return; // at most one a second
       nextReport = performance.now() + 1000;
       log.event("accept-error", { error: acceptError });
@@ -256,7 +256,14 @@ async function listenOnPath(path: string): Promise<Deno.Listener> {
   try {
     return listen();
   } catch (error) {
-    if (!lock || !await isDeadSocket(path)) throw error;
+    const state = await stateOfSocket(path);
+    if (state === "live") throw new Error("another server listens there");
+    if (state !== "dead") throw error;
+    if (!lock) {
+      throw new Error(
+        "a killed server left it, and its folder may not be read",
+      );
+    }
     Deno.removeSync(path);
     return listen();
   }
@@ -266,26 +273,27 @@ async function listenOnPath(path: string): Promise<Deno.Listener> {
 async function tryLock(path: string): Promise<Deno.FsFile | undefined> {
   const { state } = Deno.permissions.querySync({ name: "read", path });
   if (state !== "granted") return;
+  let folder: Deno.FsFile | undefined;
   try {
-    const folder = Deno.openSync(path);
+    folder = Deno.openSync(path);
     for (let tries = 0; tries < 100; tries++) {
       if (folder.tryLockSync(true)) return folder;
       await delay(10);
     }
-    folder.close();
   } catch {
     // The system refuses.
   }
+  folder?.close();
 }
 
-/** Whether a path is a socket on which nobody listens. */
-async function isDeadSocket(path: string): Promise<boolean> {
+/** Whether somebody listens on the socket at a path, if it is one. */
+async function stateOfSocket(path: string): Promise<"live" | "dead" | "none"> {
   try {
-    if (!Deno.lstatSync(path).isSocket) return false;
+    if (!Deno.lstatSync(path).isSocket) return "none";
     (await Deno.connect({ transport: "unix", path })).close();
-    return false;
+    return "live";
   } catch (error) {
-    return error instanceof Deno.errors.ConnectionRefused;
+    return error instanceof Deno.errors.ConnectionRefused ? "dead" : "none";
   }
 }
 
@@ -304,7 +312,7 @@ function describePemError(error: unknown, pem: string, options: Options) {
   if (/^(Requires|invalid host) /.test(text)) return; // it names the host
   if (/KeyMismatch/.test(text)) return `${key} does not match ${cert}`;
   if (/parse private key/.test(text)) {
-    return `${key} is no key that Deno supports: try RSA of 2048 bits or P-256`;
+    return `${key} is not a key that Deno supports: try RSA of 2048 bits or P-256`;
   }
   if (/ENCRYPTED/.test(pem)) return `${key} is encrypted`;
   if (/\bkeys?\b/i.test(text)) return `${key} is not a PEM private key`;
@@ -316,7 +324,7 @@ function describeListenError(error: unknown, inUse: string): string {
   if (error instanceof Deno.errors.AddrNotAvailable) {
     return "this machine does not have that address";
   }
-  if (error instanceof Deno.errors.PermissionDenied) return "not permitted";
+  if (error instanceof Deno.errors.PermissionDenied) return "permission denied";
   return describeError(error);
 }
 
@@ -338,7 +346,8 @@ function describeError(error: unknown): string {
 function format(addr: Deno.Addr): string {
   if ("hostname" in addr) {
     const { hostname, port } = addr;
-    return `${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}`;
+    const isIPv6 = /^[^[].*:.*:/.test(hostname) || hostname.startsWith("::");
+    return `${isIPv6 ? `[${hostname}]` : hostname}:${port}`;
   }
   return "path" in addr && addr.path || addr.transport;
 }
@@ -480,7 +489,7 @@ function announce(addr: Deno.Addr, { cert, json }: Options): void {
 function toFields({ remote, outcome, bytes, ms, error }: Exchange): Fields {
   ms = Math.round(ms * 1000) / 1000;
   const fields: Fields = { remote: format(remote), outcome, bytes, ms };
-  return error === undefined ? fields : { ...fields, error: oneLine(error) };
+  return error === undefined ? fields : { ...fields, error: messageOf(error) };
 }
 
 /** Prints text on stdout, at once. */
@@ -513,8 +522,12 @@ function escapeControls(text: string): string {
   );
 }
 
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
+
 function oneLine(error: unknown): string {
-  return printable(error instanceof Error ? error.message : String(error));
+  return printable(messageOf(error));
 }
 
 function toText(value: string | number): string {
@@ -660,9 +673,9 @@ function wholeNumber(min: number, max: number) {
 /** Parses seconds and returns milliseconds. */
 function seconds(text: string): number {
   const max = 2_147_483; // the longest delay of a timer
-  const n = /^[0-9]+(\.[0-9]+)?$/.test(text) ? Number(text) : NaN;
-  if (n <= max) return 1000 * n;
-  throw new UsageError(`not a number from 0 to ${max}`);
+  const n = /^([0-9]+|[0-9]*\.[0-9]{1,3})$/.test(text) ? Number(text) : NaN;
+  if (n <= max) return Math.round(1000 * n);
+  throw new UsageError(`not a number from 0 to ${max}, to three decimals`);
 }
 
 function orNone(parse: (text: string) => number) {
@@ -687,7 +700,7 @@ const ESCAPES: Record<string, number> = { r: 13, n: 10, t: 9, 0: 0, "\\": 92 };
 /** The bytes of a greeting: UTF-8, except for `\xHH`. */
 function parseGreeting(text: string): Uint8Array {
   const bytes: number[] = [];
-  const parts = text.matchAll(/[^\\]+|\\(x([0-9a-fA-F]{2})|[^]?)/g);
+  const parts = text.matchAll(/[^\\]+|\\(x([0-9a-fA-F]{2})|[^]?)/gu);
   for (const [part, letter, hex] of parts) {
     if (letter === undefined) {
       for (const byte of encode(part)) bytes.push(byte);

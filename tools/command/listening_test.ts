@@ -241,7 +241,7 @@ withTls("a key that cannot be used is one line that says why", async () => {
   await openssl(...encrypt, "-out", "encrypted");
   await openssl(...encrypt, "-traditional", "-out", "traditional");
   const unsupported =
-    "is no key that Deno supports: try RSA of 2048 bits or P-256";
+    "is not a key that Deno supports: try RSA of 2048 bits or P-256";
   const cases = [
     ["1024", unsupported],
     ["k1", unsupported],

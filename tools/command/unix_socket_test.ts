@@ -233,7 +233,7 @@ needs(
     );
     assertEquals(await command.code(), 1);
     assertEquals(command.stderr.all, [
-      `echo-server: cannot listen on ${path}: not permitted`,
+      `echo-server: cannot listen on ${path}: permission denied`,
     ]);
   },
 );
@@ -320,8 +320,11 @@ withUnix("a path is replaced only if it is a dead socket", async () => {
       runMain("--allow-all"),
     );
     assertEquals(await command.code(), 1);
+    const why = name === "live"
+      ? "another server listens there"
+      : "the path already exists";
     assertEquals(command.stderr.all, [
-      `echo-server: cannot listen on ${path(name)}: the path already exists`,
+      `echo-server: cannot listen on ${path(name)}: ${why}`,
     ]);
   }
   await using unread = new ServerProcess( // it may not lock the folder
@@ -333,6 +336,7 @@ withUnix("a path is replaced only if it is a dead socket", async () => {
     ),
   );
   assertEquals(await unread.code(), 1);
+  assertMatch(unread.stderr.all[0], /left it, and its folder may not be read$/);
   assertEquals([...Deno.readDirSync(dir.path)], before);
   assertEquals(await Deno.readTextFile(path("file")), "hoge");
 });
@@ -390,7 +394,7 @@ for (const [count, rounds] of [[2, 10], [20, 3]]) {
         for (const command of commands.filter((_, i) => !ready[i])) {
           assertEquals(await command.code(), 1);
           assertEquals(command.stderr.all, [
-            `echo-server: cannot listen on ${path}: the path already exists`,
+            `echo-server: cannot listen on ${path}: another server listens there`,
           ]);
         }
       } finally {
