@@ -214,7 +214,8 @@ function requestPermissions(options: Options): void {
   }
   if (unix) Deno.permissions.requestSync({ name: "write", path: unix });
   attempt(() => { // Deno may refuse the host, and before 2.9 it has no `unix:`
-    const path = unix?.startsWith("/") ? unix : `${Deno.cwd()}/${unix}`;
+    const isRelative = unix && !unix.startsWith("/");
+    const path = isRelative ? `${Deno.cwd()}/${unix}` : unix;
     const addr = format({ transport: "tcp", hostname, port });
     const host = unix ? `unix:${path}` : addr;
     Deno.permissions.requestSync({ name: "net", host });
@@ -250,8 +251,8 @@ async function listenOrDie(options: Options): Promise<Deno.Listener> {
 /** Listens on a Unix socket. Replaces the file that a killed server left. */
 async function listenOnPath(path: string): Promise<Deno.Listener> {
   const listen = () => Deno.listen({ transport: "unix", path });
-  // Whoever listens holds the lock, so a socket that refuses is really dead,
-  // and not one that another server has just bound.
+  // Servers hold the lock from bind() to listen(), so a socket that refuses is
+  // dead, and not one that another server has just bound.
   using lock = await tryLock(path.replace(/[^/]*$/, "") || ".");
   try {
     return listen();
@@ -261,7 +262,7 @@ async function listenOnPath(path: string): Promise<Deno.Listener> {
     if (state !== "dead") throw error;
     if (!lock) {
       throw new Error(
-        "a killed server left it, and its folder may not be read",
+        "a killed server left it, and its folder cannot be read or locked",
       );
     }
     Deno.removeSync(path);

@@ -219,7 +219,7 @@ export interface Exchange {
  *
  * Its iterator ends after `close()`. When `next()` rejects, the server tries
  * again with a new iterator. It reports the error, unless the error only means
- * that a client has disconnected.
+ * that a client has disconnected, or has an address that is not UTF-8.
  *
  * @example TLS
  * ```ts
@@ -460,11 +460,12 @@ const TICK = 20;
 const TURNS = { idle: 4, max: 64 };
 /**
  * At a shutdown, the kernel's queue counts as empty once I/O is idle. With
- * newcomers it never is: so also once an accept has waited for `ms` in all, or
- * after `length` accepts (the kernel holds no more). A turn counts for `turnMs`
- * at most, as the process may be stopped, and not if it accepts `many`.
+ * newcomers it never is, so it also counts as empty once accepts have been
+ * pending for `ms` in all, or after `length` accepts (Linux holds one more than
+ * the backlog). A turn counts for at most `turnMs`, as the process may be
+ * stopped, and for nothing if it accepts `many`.
  */
-const QUEUE = { length: 4096, ms: 500, turnMs: 50, many: 64 };
+const QUEUE = { length: 4097, ms: 500, turnMs: 50, many: 64 };
 /** How long after the grace, in ms, to wait for I/O, and to serve the queue. */
 const OVERTIME = { idle: 300, queue: 800 };
 /**
@@ -543,7 +544,7 @@ class Client {
     report(settings.onExchange, exchange);
   }
 
-  /** When to expire it; `end` is the limit for all. It may happen twice. */
+  /** When to expire it; `end` is the limit for all. If stuck, it expires twice. */
   due(end: number): number {
     return this.#expired ? this.#deadline : Math.min(this.#deadline, end);
   }
@@ -640,7 +641,7 @@ class Clients {
   readonly settings: Settings;
   readonly buffers: BufferPool;
   readonly changed = new Condition();
-  /** Not a `Set`: with one, memory and p99 at 64 clients grew by a third. */
+  /** Not a `Set`: with one, memory and p99 grew by a third (64 clients). */
   readonly #all: Client[] = [];
   /** The end of the grace: a deadline that all clients have in common. */
   #end = Infinity;
@@ -693,7 +694,7 @@ class Clients {
     this.#expireOverdue();
   }
 
-  /** Whether the grace has been over for so long. */
+  /** Whether the grace ended at least `ms` ago. */
   isOverFor(ms: number): boolean {
     return performance.now() >= this.#end + ms;
   }
@@ -787,11 +788,11 @@ class Acceptor {
   queueServed: Promise<void> | undefined;
   readonly #listener: Listener;
   readonly #clients: Clients;
-  /** How many accepts have begun. */
+  /** How many accepts have begun, except those that took nobody. */
   #attempts = 0;
   #isPending = false;
   #isClosed = false;
-  /** How many accepts have failed in a row, all for good or none. */
+  /** How many accepts in a row have failed in the same way: for good, or not. */
   #failures = 0;
   #isPermanent = false;
 
@@ -844,6 +845,7 @@ class Acceptor {
       if (this.#attempts % PACE.every === 0) await nextTurn();
       return;
     }
+    this.#attempts--; // it took nobody from the kernel's queue
     report(this.#clients.settings.onAcceptError, error);
     const { size } = this.#clients;
     const wasStopping = this.#isStopping;
@@ -886,11 +888,11 @@ class Acceptor {
       turn = await this.#turn();
       if (this.#isPending) {
         idle = turn.isIdle ? idle + 1 : 0;
-        // After a turn that accepts many, another is for what they do first.
+        // The turn after one that accepts many goes to their first operations.
         const isFull = Math.max(accepts, turn.accepts) >= QUEUE.many;
         if (!isFull) waitedMs += Math.min(turn.ms, QUEUE.turnMs);
       } else {
-        // Others are served first: nobody in the queue is given up.
+        // Others are served first: nobody in the queue is abandoned.
         while (!this.#isPending && !this.#isClosed) await changed.wait();
         idle = 0;
       }
@@ -908,8 +910,9 @@ class Acceptor {
 
   /** Closes the listener, which should end its iterator. */
   #close(): void {
-    if (!this.#isClosed) attempt(() => this.#listener.close());
+    if (this.#isClosed) return;
     this.#isClosed = true;
+    attempt(() => this.#listener.close());
   }
 }
 

@@ -336,7 +336,10 @@ withUnix("a path is replaced only if it is a dead socket", async () => {
     ),
   );
   assertEquals(await unread.code(), 1);
-  assertMatch(unread.stderr.all[0], /left it, and its folder may not be read$/);
+  assertMatch(
+    unread.stderr.all[0],
+    /left it, and its folder cannot be read or locked$/,
+  );
   assertEquals([...Deno.readDirSync(dir.path)], before);
   assertEquals(await Deno.readTextFile(path("file")), "hoge");
 });

@@ -4,6 +4,7 @@ import { assert, assertEquals } from "@std/assert";
 import { serve } from "../../server.ts";
 import { digits, GREETING } from "../testing/bytes.ts";
 import {
+  answers,
   ask,
   askEach,
   readAll,
@@ -34,6 +35,24 @@ inMemory(
     }
     await stopped;
     assertEquals(exchanges.all.length, 1000);
+  },
+);
+
+inMemory(
+  "a shutdown serves 4096 clients, also if every other accept fails",
+  {},
+  async ({ network: { listener }, server, connect, connectMany, clock }) => {
+    const held = await greeted(connect); // so that it is not hopeless
+    const next = listener.next.bind(listener);
+    let accepts = 0;
+    listener.next = () =>
+      ++accepts % 2 === 0 ? Promise.reject(errorOf("EMFILE")) : next();
+    const clients = await connectMany(4096);
+    const stopped = server.shutdown();
+    const asked = askEach(clients);
+    assertEquals(await clock.run(asked), answers(4096));
+    held.close();
+    await clock.run(stopped);
   },
 );
 
