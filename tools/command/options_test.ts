@@ -51,6 +51,8 @@ Deno.test("options: every way to write a value", () => {
     [["--max-bytes", "1073741824"], { maxBytes: 2 ** 30 }],
     [["--timeout", "0"], { timeout: 0 }],
     [["--timeout", "0.25"], { timeout: 250 }],
+    [["--timeout", ".5"], { timeout: 500 }],
+    [["--timeout", "2.01"], { timeout: 2010 }],
     [["--timeout", "2147483"], { timeout: 2_147_483_000 }],
     [["--max-connections", "1"], { maxConnections: 1 }],
     [["--max-connections", "none"], { maxConnections: Infinity }],
@@ -90,7 +92,9 @@ Deno.test("options: every refusal names the option and the value", () => {
     const why = `--port: ${JSON.stringify(value)} is not a whole number`;
     refused.push([["--port", value], why], [[`--port=${value}`], why]);
   }
-  for (const value of "-1 1e3 NaN Infinity 1. .5 2147484 1,5".split(" ")) {
+  for (
+    const value of "-1 1e3 NaN Infinity 1. . 0.0001 2147484 1,5".split(" ")
+  ) {
     refused.push(
       [["--timeout", value], `--timeout: "${value}" is not a number`],
       [["--grace", value], `--grace: "${value}" is not a number`],

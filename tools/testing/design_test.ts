@@ -22,7 +22,7 @@ needs(["read"], [], "docs/design.md quotes the code as it is", async () => {
 
 needs(["read"], [], "docs/design.md explains every constant", async () => {
   const page = await Deno.readTextFile(new URL("docs/design.md", root));
-  const [, constants] = read("server.ts").split("// docs/design.md tells ");
+  const [, constants] = read("server.ts").split("// docs/design.md shows ");
   const [head] = constants.split("\nclass ");
   const names = [...head.matchAll(/^const ([A-Z_]+)/gm)].map(([, name]) => name)
     .filter((name) => !["MODES", "MAX_MS"].includes(name)); // say it all
