@@ -221,7 +221,7 @@ async function checkManifest(image: Image): Promise<void> {
   const output = client.stdout.getReader();
   assertEquals(textOf((await output.read()).value!), "Hello from pod-1!\r\n");
   await echo.kill("TERM");
-  await server.event("shutdown signal=SIGTERM clients=1 grace=10");
+  await server.event("shutdown signal=SIGTERM clients=1 grace_ms=10000");
   await delay(1500); // half a second after its start, Deno looks for updates
   const input = client.stdin.getWriter();
   await input.write(new TextEncoder().encode("drained\n"));
