@@ -481,14 +481,18 @@ spec(
   },
 );
 
-spec("a second message, read late: a clean EOF", {}, async (service) => {
-  const { connect, exchanges } = service;
-  const client = await connect();
-  await send(client, "first");
-  await exchanges.waitFor(1);
-  await send(client, "second").catch(() => {}); // Unix sockets refuse it
-  assertEquals(await readText(client), `${GREETING}first`);
-});
+// Not over Unix sockets, which answer with a reset now and then.
+specOver<Network>([memory, tcp, tls])(
+  "a second message, read late: a clean EOF",
+  {},
+  async ({ connect, exchanges }) => {
+    const client = await connect();
+    await send(client, "first");
+    await exchanges.waitFor(1);
+    await send(client, "second");
+    assertEquals(await readText(client), `${GREETING}first`);
+  },
+);
 
 overTcp(
   "a crowd that never reads a large greeting does not block others",
