@@ -71,7 +71,6 @@ export function serve<A extends Deno.Addr = Deno.Addr>(
     await clients.allClosed();
     await acceptor.queueServed;
     signal.removeEventListener("abort", abort);
-    events.close();
   }
 
   async function exchange(client: Client): Promise<void> {
@@ -919,15 +918,18 @@ class Acceptor {
 /** Read buffers: small ones are cut from slabs and reused. */
 class BufferPool {
   readonly #size: number;
+  /** How many to keep: none if they are large. */
+  readonly #most: number;
   readonly #free: Uint8Array[] = [];
   #slab = new Uint8Array(0);
 
   constructor(size: number) {
     this.#size = size;
+    this.#most = size > BUFFERS.largest ? 0 : BUFFERS.kept / size;
   }
 
   get(): Uint8Array {
-    if (this.#size > BUFFERS.largest) return mapped(this.#size);
+    if (this.#most === 0) return mapped(this.#size);
     if (this.#free.length > 0) return this.#free.pop()!;
     if (this.#slab.length < this.#size) {
       this.#slab = new Uint8Array(BUFFERS.slab);
@@ -938,8 +940,7 @@ class BufferPool {
   }
 
   put(buffer: Uint8Array): void {
-    if (this.#size > BUFFERS.largest) return;
-    if (this.#free.length * this.#size < BUFFERS.kept) this.#free.push(buffer);
+    if (this.#free.length < this.#most) this.#free.push(buffer);
   }
 }
 
