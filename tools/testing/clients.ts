@@ -5,7 +5,6 @@
  */
 
 import { assertEquals } from "@std/assert";
-import net from "node:net";
 import { bytesOf, GREETING, numbers, textOf } from "./bytes.ts";
 import { turn } from "./timing.ts";
 
@@ -50,6 +49,7 @@ export async function reset(
   until: "connect" | "data",
   message = "",
 ): Promise<void> {
+  const net = await import("node:net"); // which takes time to load
   const socket = net.connect(port, "127.0.0.1");
   socket.on("error", () => {}); // the server may have been first
   const closed = new Promise((resolve) => socket.once("close", resolve));

@@ -5,7 +5,6 @@
  * @module
  */
 
-import net from "node:net";
 import { MemoryListener, type MemoryOptions } from "./memory_network.ts";
 import { textOf } from "./bytes.ts";
 import { type Conn, connect } from "./clients.ts";
@@ -100,6 +99,7 @@ export function tcpNetwork() {
     listener,
     connect: () => connect(port),
     connectResettable: async () => {
+      const net = await import("node:net"); // which takes time to load
       const socket = net.connect(port, LOCALHOST.hostname);
       socket.on("error", () => {}); // the server may have been first
       await new Promise((resolve) => socket.once("connect", resolve));
