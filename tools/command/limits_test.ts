@@ -1,4 +1,4 @@
-/** The command where the machine sets limits, or a client breaks off. */
+/** The command where the machine sets limits, or clients reset. */
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import {

@@ -92,10 +92,6 @@ export const SS_KILL: Need = {
   },
 };
 
-/** A test that needs the network. */
-export const withNet = (name: string, fn: () => Promise<void>) =>
-  needs(["net"], [], name, fn);
-
 /** A test that runs the command. */
 export const withCommand = (name: string, fn: () => Promise<void>) =>
   needs(["net", "run", "read"], [], name, fn);
