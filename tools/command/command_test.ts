@@ -5,10 +5,11 @@
  * @module
  */
 
-import { assert, assertEquals, assertMatch } from "@std/assert";
+import { assertEquals, assertMatch } from "@std/assert";
+import { output } from "../testing/child.ts";
 import { ServerProcess } from "../testing/processes.ts";
-import { folder } from "../testing/folder.ts";
-import { GREETING, textOf } from "../testing/bytes.ts";
+import { folder, readFile } from "../testing/folder.ts";
+import { GREETING } from "../testing/bytes.ts";
 import {
   ask,
   connect,
@@ -105,14 +106,9 @@ needs(
     await using dir = await folder();
     const root = dir.path;
     const deno = Deno.execPath();
-    const cwd = new URL("../..", import.meta.url);
-    const readme = await Deno.readTextFile(new URL("README.md", cwd));
+    const readme = await readFile("README.md");
     const [, args] = readme.match(/^deno (install .*) main\.ts$/m)!;
-    const { success, stderr } = await new Deno.Command(deno, {
-      args: args.split(" ").concat("--root", root, "main.ts"),
-      cwd,
-    }).output();
-    assert(success, textOf(stderr));
+    await output([deno, ...args.split(" "), "--root", root, "main.ts"]);
     {
       const bin = deno.slice(0, deno.lastIndexOf("/"));
       const path = 'PATH="$0:$PATH"; exec "$@"'; // it looks for deno there

@@ -1,12 +1,13 @@
 /** The command where the machine sets limits, or clients reset. */
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
+import { output } from "../testing/child.ts";
 import {
   runMainLimited,
   runPretending,
   ServerProcess,
 } from "../testing/processes.ts";
-import { bytesOf, GREETING, textOf } from "../testing/bytes.ts";
+import { bytesOf, GREETING } from "../testing/bytes.ts";
 import {
   ask,
   connect,
@@ -191,12 +192,10 @@ needs(
       const port = await command.ready();
       using client = await connect(port);
       await readExactly(client, GREETING.length);
-      const { stdout } = await new Deno.Command("ss", {
-        args: ["-Htno", `sport = :${port}`],
-      }).output();
-      assertEquals(textOf(stdout).includes("timer:(keepalive"), expected);
+      const socket = await output(["ss", "-Htno", `sport = :${port}`]);
+      assertEquals(socket.includes("timer:(keepalive"), expected);
       assertEquals(await exchange(port, "hoge"), `${GREETING}hoge`);
-      assert(textOf(stdout).includes("ESTAB"));
+      assert(socket.includes("ESTAB"));
     }
   },
 );

@@ -2,11 +2,14 @@
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import {
+  onTerminal,
   redirected,
   runMain,
   ServerProcess,
   tryKill,
+  withTerminal,
 } from "../testing/processes.ts";
+import { output } from "../testing/child.ts";
 import { folder } from "../testing/folder.ts";
 import { bytesOf, GREETING } from "../testing/bytes.ts";
 import {
@@ -19,7 +22,6 @@ import {
 } from "../testing/clients.ts";
 import { needs, withCommand } from "../testing/needs.ts";
 import { Pipe } from "../testing/pipe.ts";
-import { Terminal, withTerminal } from "../testing/terminal.ts";
 import { delay, tryWithin, turn } from "../testing/timing.ts";
 
 withCommand("log: --json logs one object per line", async () => {
@@ -237,7 +239,7 @@ for (const flag of ["--verbose", "--timeout=60"]) {
     async () => {
       // In its own session, so that it does not get SIGHUP.
       const run = `echo pid=$$; exec "$0" run --allow-net main.ts -p0 ${flag}`;
-      await using terminal = new Terminal(
+      await using terminal = onTerminal(
         `setsid sh -c '${run}' '${Deno.execPath()}' & wait`,
       );
       const [, pid] = await terminal.shows(/pid=(\d+)\r/);
@@ -259,15 +261,15 @@ for (const flag of ["--verbose", "--timeout=60"]) {
 }
 
 withTerminal("log: Ctrl-S in the terminal blocks no exchange", async () => {
-  await using terminal = new Terminal(
+  await using terminal = onTerminal(
     `exec '${Deno.execPath()}' run --allow-net main.ts -p0 -v`,
   );
   const [, port] = await terminal.shows(/listening on .*:(\d+)\r/);
-  await terminal.type("\x13");
+  await terminal.write("\x13");
   await exchangeMany(Number(port), 300);
-  await terminal.type("\x11");
+  await terminal.write("\x11");
   await terminal.shows(/outcome=echoed/);
-  await terminal.type("\x03");
+  await terminal.write("\x03");
   await terminal.shows(/summary echoed=300 /);
   assertEquals(await terminal.code(), 0);
 });
@@ -283,9 +285,11 @@ async function startWithLimit(...args: string[]) {
   return {
     command,
     limitTo: (bytes: number | "unlimited") =>
-      new Deno.Command("prlimit", {
-        args: [`--pid=${command.pid}`, `--fsize=${bytes}:unlimited`],
-      }).output(),
+      output([
+        "prlimit",
+        `--pid=${command.pid}`,
+        `--fsize=${bytes}:unlimited`,
+      ]),
     size: async () => (await Deno.stat(log)).size,
     /** Checks each line; returns how many exchanges were logged and lost. */
     async count() {

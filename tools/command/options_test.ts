@@ -3,6 +3,7 @@
 import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
 import { parseOptions } from "../../main.ts";
 import { redirected, runMain, ServerProcess } from "../testing/processes.ts";
+import { readFile } from "../testing/folder.ts";
 import { bytesOf, GREETING } from "../testing/bytes.ts";
 import { withCommand } from "../testing/needs.ts";
 import { Random } from "../testing/random.ts";
@@ -284,9 +285,7 @@ withCommand("options: --help and --version", async () => {
   await using version = new ServerProcess(["-V"]);
   assertEquals([await help.code(), await version.code()], [0, 0]);
   assertEquals(help.stderr.all.length + version.stderr.all.length, 0);
-  const { version: is } = JSON.parse(
-    await Deno.readTextFile(new URL("../../deno.json", import.meta.url)),
-  );
+  const { version: is } = JSON.parse(await readFile("deno.json"));
   assertEquals(version.stdout.all, [`echo-server ${is}`]);
   assertEquals(help.stdout.all[0], `echo-server ${is}`);
 });
@@ -294,9 +293,7 @@ withCommand("options: --help and --version", async () => {
 withCommand("options: the README shows what --help prints", async () => {
   await using help = new ServerProcess(["--help"]);
   await help.code();
-  const readme = await Deno.readTextFile(
-    new URL("../../README.md", import.meta.url),
-  );
+  const readme = await readFile("README.md");
   const shown = readme.match(/\$ .* --help\n([^]*?)```/)?.[1] ?? "";
   assertEquals(shown.trimEnd().split("\n"), help.stdout.all);
   assert(help.stdout.all.every((line) => line.length <= 80));

@@ -1,7 +1,13 @@
 /** Signals: what ends the command, and how. */
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { redirected, runMain, ServerProcess } from "../testing/processes.ts";
+import {
+  onTerminal,
+  redirected,
+  runMain,
+  ServerProcess,
+  withTerminal,
+} from "../testing/processes.ts";
 import { folder } from "../testing/folder.ts";
 import { bytesOf, GREETING, textOf } from "../testing/bytes.ts";
 import {
@@ -20,7 +26,6 @@ import {
   withCommand,
 } from "../testing/needs.ts";
 import { Pipe } from "../testing/pipe.ts";
-import { Terminal, withTerminal } from "../testing/terminal.ts";
 import { delay, stopwatch, tryWithin, turn } from "../testing/timing.ts";
 
 /** What a later signal ends the process with. */
@@ -140,12 +145,12 @@ needs(
 withTerminal(
   "signals: Ctrl-C under deno task start lets exchanges finish",
   async () => {
-    await using terminal = new Terminal(
+    await using terminal = onTerminal(
       `'${Deno.execPath()}' task start -- -p 0`,
     );
     const [, port] = await terminal.shows(/listening on .*:(\d+)\r/);
     using clients = await greetMany(Number(port), 20);
-    await terminal.type("\x03");
+    await terminal.write("\x03");
     await terminal.shows(
       /shutdown signal=SIGINT clients=20 grace_ms=10000 \(Ctrl-C again quits at once\)\r/,
     );
@@ -178,29 +183,29 @@ for (
   withTerminal(
     `signals: Ctrl-C ends Deno's permission prompt, ${permissions} ${listener}`,
     async () => {
-      await using terminal = new Terminal(
+      await using terminal = onTerminal(
         `exec '${Deno.execPath()}' run ${permissions} main.ts ${listener}`,
       );
       await terminal.shows(/Allow\?/);
-      assert(terminal.text.includes(asks), terminal.text);
-      await terminal.type("\x03");
+      assert(terminal.stdout.text.includes(asks), terminal.stdout.text);
+      await terminal.write("\x03");
       assertEquals(await terminal.code(), 130);
     },
   );
 }
 
 withTerminal("signals: with --json, Ctrl-C prints no hint", async () => {
-  await using terminal = new Terminal(
+  await using terminal = onTerminal(
     `exec '${Deno.execPath()}' run --allow-net main.ts -p0 --json`,
   );
   await terminal.shows(/"listening".*}\r/);
-  await terminal.type("\x03");
+  await terminal.write("\x03");
   await terminal.shows(/"signal":"SIGINT","clients":0,"grace_ms":10000}\r/);
   assertEquals(await terminal.code(), 0);
 });
 
 withTerminal("signals: SIGTERM prints no hint about Ctrl-C", async () => {
-  await using terminal = new Terminal(
+  await using terminal = onTerminal(
     `'${Deno.execPath()}' run --allow-net main.ts -p0 & echo pid=$!; wait $!`,
   );
   const [, pid] = await terminal.shows(/pid=(\d+)\r/);
@@ -218,7 +223,7 @@ needs(
     await using dir = await folder();
     const files = () => [...Deno.readDirSync(dir.path)].length;
     {
-      await using terminal = new Terminal(
+      await using terminal = onTerminal(
         `exec '${Deno.execPath()}' run --allow-all main.ts --unix ${dir.path}/a`,
       );
       await terminal.shows(/listening on/);

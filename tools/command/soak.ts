@@ -94,7 +94,10 @@ async function run(count: number): Promise<void> {
 }
 
 async function report(done: number) {
-  const [descriptors, rss] = [await command.descriptors(), await command.rss()];
+  const [descriptors, rss] = [
+    await command.descriptors(),
+    await command.residentMemory(),
+  ];
   console.log(`${done} exchanges: ${descriptors} descriptors, ${rss} kB`);
   return { descriptors, rss };
 }
@@ -104,7 +107,7 @@ async function warmUp(): Promise<void> {
   let highest = 0;
   for (let calm = 0, batch = 0; calm < 6 && batch < 60; batch++) {
     await run(5000);
-    const rss = await command.rss();
+    const rss = await command.residentMemory();
     calm = rss > 1.01 * highest ? 0 : calm + 1;
     highest = Math.max(highest, rss);
   }

@@ -1,12 +1,17 @@
 /** Unix sockets: their files, permissions and addresses. */
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { runMain, runPretending, ServerProcess } from "../testing/processes.ts";
-import { folder } from "../testing/folder.ts";
+import {
+  onTerminal,
+  runMain,
+  runPretending,
+  ServerProcess,
+} from "../testing/processes.ts";
+import { output } from "../testing/child.ts";
+import { folder, ROOT } from "../testing/folder.ts";
 import { GREETING, numbers } from "../testing/bytes.ts";
 import { ask, readExactly } from "../testing/clients.ts";
 import { needs } from "../testing/needs.ts";
-import { Terminal } from "../testing/terminal.ts";
 import { delay, turn } from "../testing/timing.ts";
 
 const withUnix = (name: string, fn: () => Promise<void>) =>
@@ -61,9 +66,7 @@ s.bind(sys.argv[1])
 s.connect(sys.argv[2])
 s.shutdown(socket.SHUT_WR)
 while s.recv(99): pass`;
-  await new Deno.Command("python3", {
-    args: ["-c", script, address, path],
-  }).output();
+  await output(["python3", "-c", script, address, path]);
 }
 
 needs(
@@ -83,10 +86,7 @@ s = socket.socket(socket.AF_UNIX)
 s.connect(sys.argv[1])
 s.send(b"hoge")
 while s.recv(99): pass`;
-    const { success } = await new Deno.Command("python3", {
-      args: ["-c", script, path],
-    }).output();
-    assert(success);
+    await output(["python3", "-c", script, path]);
     command.kill("SIGTERM");
     assertMatch(await command.event("summary"), / echoed=1 /);
     assertEquals(
@@ -293,11 +293,10 @@ withUnix("a socket that a killed server left is replaced", async () => {
 withUnix("a socket with a relative path is replaced too", async () => {
   await using dir = await folder();
   await leaveSocket(`${dir.path}/a`);
-  const main = new URL("../../main.ts", import.meta.url).pathname;
   await using command = new ServerProcess(
     ["--unix", "a"],
     ["sh", "-c", 'cd "$0"; exec "$@"', dir.path]
-      .concat(runMain("--allow-all").with(-1, main)),
+      .concat(runMain("--allow-all").with(-1, `${ROOT}/main.ts`)),
   );
   await command.ready();
   assertEquals(await exchangeOn(`${dir.path}/a`, "hoge"), `${GREETING}hoge`);
@@ -437,7 +436,7 @@ needs(
     await using dir = await folder();
     const path = `${dir.path}/echo.sock`;
     const permissions = `--allow-net=unix:${path} --allow-read=${path}`;
-    await using terminal = new Terminal(
+    await using terminal = onTerminal(
       `exec '${Deno.execPath()}' run ${permissions} --allow-write=${path} main.ts --unix ${path}`,
     );
     const [line] = await terminal.shows(/listening on .*|Allow\?/);

@@ -9,13 +9,14 @@
  * @module
  */
 
+import { output } from "../testing/child.ts";
+import { folder } from "../testing/folder.ts";
 import { runTool } from "../testing/tool.ts";
 import { describeFailures, Meter, PROCESSORS } from "./measure.ts";
 import { HELP, type Options, parseOptions } from "./options.ts";
 import { draw } from "./picture.ts";
 import { type Comparison, failureCount, toMarkdown } from "./report.ts";
 import { cc, prepare, type Server } from "./servers.ts";
-import { output } from "./session.ts";
 import { firstLine, readVersions } from "./versions.ts";
 
 /** Compares the servers that were asked for. */
@@ -27,7 +28,7 @@ async function compare(
   const versions = await readVersions(signal);
   if (versions.cc === undefined) throw new Error("needs cc");
 
-  await using tempDir = await makeTempDir();
+  await using tempDir = await folder();
   const generator = await buildGenerator(tempDir.path, signal);
   const { servers, skipped } = await prepare(
     options,
@@ -73,22 +74,16 @@ async function checkMachine(signal: AbortSignal): Promise<void> {
   }
 }
 
-async function makeTempDir(): Promise<AsyncDisposable & { path: string }> {
-  const path = await Deno.makeTempDir({ prefix: "compare-" });
-  return {
-    path,
-    [Symbol.asyncDispose]: () => Deno.remove(path, { recursive: true }),
-  };
-}
-
 async function buildGenerator(
   dir: string,
   signal: AbortSignal,
 ): Promise<string> {
   const binary = `${dir}/echoload`;
-  const command = cc(binary, "echoload.c");
-  const { success } = await output(command, { signal, tempDir: dir });
-  if (!success) throw new Error("echoload.c does not build");
+  try {
+    await output(cc(binary, "echoload.c"), { signal, env: { TMPDIR: dir } });
+  } catch {
+    throw new Error("echoload.c does not build");
+  }
   return binary;
 }
 
@@ -96,12 +91,9 @@ async function print(
   comparison: Comparison,
   signal: AbortSignal,
 ): Promise<void> {
-  const { stdout } = await output(
-    [Deno.execPath(), "fmt", "--ext", "md", "-"],
-    { signal },
-    toMarkdown(comparison),
-  );
-  console.log(stdout.trimEnd());
+  const format = [Deno.execPath(), "fmt", "--ext", "md", "-"];
+  const table = await output(format, { signal }, toMarkdown(comparison));
+  console.log(table.trimEnd());
 }
 
 /** Names the servers that failed exchanges; returns whether there are any. */

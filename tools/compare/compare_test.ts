@@ -6,7 +6,8 @@ import {
 } from "@std/assert";
 import net from "node:net";
 import denoJson from "../../deno.json" with { type: "json" };
-import { textOf } from "../testing/bytes.ts";
+import { Child, output } from "../testing/child.ts";
+import { folder } from "../testing/folder.ts";
 import { needs } from "../testing/needs.ts";
 import { tryKill } from "../testing/processes.ts";
 import { parseOptions } from "./options.ts";
@@ -23,26 +24,16 @@ function withCompare(
   const programs = ["cc", "taskset"];
   if (navigator.hardwareConcurrency < 2) programs.push("a-second-processor");
   needs(["net", "run", "read", "write"], programs, name, async () => {
-    const tempDir = await Deno.makeTempDir();
-    try {
-      await fn(tempDir);
-      assertEquals([...Deno.readDirSync(tempDir)], [], "files are left");
-    } finally {
-      await Deno.remove(tempDir, { recursive: true });
-    }
+    await using dir = await folder();
+    await fn(dir.path);
+    assertEquals([...Deno.readDirSync(dir.path)], [], "files are left");
   });
 }
 
 /** Starts the command as `deno task compare` does. */
-function start(args: string[], tempDir: string): Deno.ChildProcess {
-  const [, ...command] = denoJson.tasks.compare.split(" ");
-  return new Deno.Command(Deno.execPath(), {
-    args: [...command, ...args],
-    cwd: new URL("../..", import.meta.url),
-    env: { NO_COLOR: "1", TMPDIR: tempDir },
-    stdout: "piped",
-    stderr: "piped",
-  }).spawn();
+function start(args: string[], tempDir: string): Child {
+  const command = denoJson.tasks.compare.split(" ").with(0, Deno.execPath());
+  return new Child([...command, ...args], { env: { TMPDIR: tempDir } });
 }
 
 /** Runs the command to its end; returns the last row of its table, by title. */
@@ -50,10 +41,9 @@ async function lastRow(
   args: string[],
   tempDir: string,
 ): Promise<Record<string, string>> {
-  const { code, stdout, stderr } = await start(args, tempDir).output();
-  assertEquals(code, 0, textOf(stderr));
-  const table = textOf(stdout).split("\n")
-    .filter((line) => line.startsWith("|"))
+  await using compare = start(args, tempDir);
+  assertEquals(await compare.code(), 0, compare.stderr.text);
+  const table = compare.stdout.all.filter((line) => line.startsWith("|"))
     .map((line) => line.split("|").slice(1, -1).map((cell) => cell.trim()));
   assertEquals(table.length, 3, "titles, a rule and one server");
   return Object.fromEntries(
@@ -91,48 +81,37 @@ withCompare(
   "compare: leaves nothing behind when interrupted",
   async (tempDir) => {
     // Should the interrupt fail, it ends before the test's limit of 60 s.
-    const child = start([...TINY, "--seconds=45"], tempDir);
+    await using compare = start([...TINY, "--seconds=45"], tempDir);
     let started: number[] = [];
     try {
-      const stdout = new Response(child.stdout).text();
-      let ended = false;
-      child.status.then(() => ended = true);
-      let stderr = "";
-      for await (
-        const text of child.stderr.pipeThrough(new TextDecoderStream())
-      ) {
-        stderr += text;
-        if (started.length > 0 || !stderr.includes("round 1 of 1")) continue;
-        // The server and the load generator.
-        while (!ended && started.length < 2) {
-          started = await childrenOf(child.pid);
-        }
-        if (!ended) child.kill("SIGINT");
+      await compare.stderr.waitFor(1);
+      while (!compare.ended && started.length < 2) {
+        started = await childrenOf(compare.pid); // server and load generator
       }
-      assertEquals((await child.status).code, 130);
-      assertEquals(await stdout, "");
-      assertEquals(stderr, "round 1 of 1: service\n");
-      const running = (await processes()).map(({ pid }) => pid);
-      assertEquals(started.filter((pid) => running.includes(pid)), []);
-    } catch (error) {
-      [child.pid, ...started].forEach(tryKill);
-      throw error;
+      compare.kill("SIGINT");
+      assertEquals(await compare.code(), 130);
+      assertEquals(compare.stdout.text, "");
+      assertEquals(compare.stderr.text, "round 1 of 1: service\n");
+      assertEquals(started.filter(isRunning), []);
+    } finally {
+      started.forEach(tryKill);
     }
   },
 );
 
 async function childrenOf(pid: number): Promise<number[]> {
-  return (await processes()).filter(({ parent }) => parent === pid)
-    .map(({ pid }) => pid);
+  const pids = await output(["ps", "-o", "pid=", "--ppid", `${pid}`])
+    .catch(() => ""); // it has none
+  return pids.match(/\d+/g)?.map(Number) ?? [];
 }
 
-async function processes(): Promise<{ pid: number; parent: number }[]> {
-  const { stdout } = await new Deno.Command("sh", {
-    args: ["-c", "cat /proc/[0-9]*/stat 2> /dev/null"],
-  }).output();
-  const lines = textOf(stdout);
-  return [...lines.matchAll(/^(\d+) \(.*\) \S (\d+)/gm)]
-    .map(([, pid, parent]) => ({ pid: Number(pid), parent: Number(parent) }));
+function isRunning(pid: number): boolean {
+  try {
+    Deno.kill(pid, "SIGCONT");
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 /** What a server does with a client: all of it wrong, but for the first. */
@@ -161,9 +140,9 @@ withCompare(
     await new Promise<void>((go) => server.listen(0, "127.0.0.1", go));
     const { port } = server.address() as net.AddressInfo;
     const binary = `${tempDir}/echoload`;
-    await run(cc(binary, "echoload.c"));
+    await output(cc(binary, "echoload.c"));
     const result = JSON.parse(
-      await run([binary, `${port}`, `${ANSWERS.length + 1}`, "0"]),
+      await output([binary, `${port}`, `${ANSWERS.length + 1}`, "0"]),
     );
     server.close();
     await Deno.remove(binary);
@@ -178,13 +157,6 @@ withCompare(
     });
   },
 );
-
-async function run([program, ...args]: string[]): Promise<string> {
-  const { success, stdout, stderr } = await new Deno.Command(program, { args })
-    .output();
-  assert(success, textOf(stderr));
-  return textOf(stdout);
-}
 
 Deno.test("compare: the median of an even count is between the middle two", () => {
   assertEquals(median([7]), 7);
@@ -240,10 +212,11 @@ needs(
         ],
       ]
     ) {
-      const { code, stdout, stderr } = await start(args, ".").output();
-      assertEquals([code, textOf(stdout)], [2, ""]);
-      assertMatch(textOf(stderr), /^compare: .*\n$/);
-      assertStringIncludes(textOf(stderr), line);
+      await using compare = start(args, ".");
+      assertEquals(await compare.code(), 2);
+      assertEquals(compare.stdout.text, "");
+      assertMatch(compare.stderr.text, /^compare: .*\n$/);
+      assertStringIncludes(compare.stderr.text, line);
     }
   },
 );

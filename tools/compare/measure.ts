@@ -5,9 +5,10 @@
  */
 
 import { setTimeout as delay } from "node:timers/promises";
+import { Child, output } from "../testing/child.ts";
 import type { Options } from "./options.ts";
 import type { Server } from "./servers.ts";
-import { cpuTime, output, residentMemory, Session } from "./session.ts";
+import { cpuTime } from "./usage.ts";
 
 /** The server runs on one processor, the load generator on the other. */
 export const PROCESSORS = { server: "0", generator: "1" };
@@ -48,27 +49,27 @@ export class Meter {
     const port = freePort();
     const command = server.command
       .map((arg) => arg.replaceAll("{port}", `${port}`));
-    await using session = new Session(
+    await using child = new Child(
       ["taskset", "-c", PROCESSORS.server, ...command],
-      { signal: this.#signal, stdout: "null" },
+      { signal: this.#signal },
     );
-    await this.#untilReady(server, session, port);
+    await this.#untilReady(server, child, port);
     const sample = this.#options.held > 0
-      ? await this.#hold(session, port)
-      : await this.#load(session, port);
-    if (session.ended) throw await endedError(server, session);
+      ? await this.#hold(child, port)
+      : await this.#load(child, port);
+    if (child.ended) throw await endedError(server, child);
     return sample;
   }
 
   /** Waits for the first whole exchange. */
   async #untilReady(
     server: Server,
-    session: Session,
+    child: Child,
     port: number,
   ): Promise<void> {
     const start = performance.now();
     while (performance.now() < start + START_TIMEOUT) {
-      if (session.ended) throw await endedError(server, session);
+      if (child.ended) throw await endedError(server, child);
       const { exchanges, failures } = await this.#generate(port, 1, 0);
       if (exchanges === 1) return;
       if (failures.connect === 0) {
@@ -83,12 +84,12 @@ export class Meter {
     throw new Error(`${server.name}: does not listen on the port it was given`);
   }
 
-  async #load(session: Session, port: number): Promise<Sample> {
+  async #load(child: Child, port: number): Promise<Sample> {
     const { clients, seconds, warmUp } = this.#options;
     if (warmUp > 0) await this.#generate(port, clients, warmUp);
-    const before = await cpuTime(session, this.#signal);
+    const before = await cpuTime(child, this.#signal);
     const result = await this.#generate(port, clients, seconds);
-    const after = await cpuTime(session, this.#signal);
+    const after = await cpuTime(child, this.#signal);
     const user = after.user - before.user;
     const system = after.system - before.system;
     return {
@@ -98,31 +99,28 @@ export class Meter {
         per_second: result.per_second,
         p50_ms: result.p50_ms,
         p99_ms: result.p99_ms,
-        memory_mb: await residentMemory(session, this.#signal) / 1024,
+        memory_mb: await child.residentMemory() / 1024,
       },
       exchanges: result.exchanges,
       failures: result.failures,
     };
   }
 
-  async #hold(session: Session, port: number): Promise<Sample> {
+  async #hold(child: Child, port: number): Promise<Sample> {
     const { held, seconds } = this.#options;
-    const before = await residentMemory(session, this.#signal);
-    await using generator = new Session(
+    const before = await child.residentMemory();
+    await using generator = new Child(
       this.#generatorCommand(port, held, "hold"),
       { signal: this.#signal, stdin: "piped" },
     );
-    const lines = generator.child.stdout.pipeThrough(new TextDecoderStream())
-      .getReader();
-    const { value: first = "" } = await lines.read(); // when it holds them
+    const [, greeted] = await generator.shows(/^held (\d+)/);
     await delay(seconds * 1000, undefined, { signal: this.#signal });
-    const during = await residentMemory(session, this.#signal);
-    await generator.child.stdin.close(); // lets them finish
-    const { value: last = "" } = await lines.read();
-    const { exchanges, failures } = this.#parse(last);
-    const greeted = Number(first.match(/^held (\d+)/)?.[1]);
+    const during = await child.residentMemory();
+    await generator.closeStdin(); // lets them finish
+    await generator.code();
+    const { exchanges, failures } = this.#parse(generator.stdout.all[1]);
     return {
-      values: { idle_kb: (during - before) / greeted },
+      values: { idle_kb: (during - before) / Number(greeted) },
       exchanges,
       failures,
     };
@@ -135,8 +133,7 @@ export class Meter {
     seconds: number,
   ): Promise<Result> {
     const command = this.#generatorCommand(port, clients, `${seconds}`);
-    const { stdout } = await output(command, { signal: this.#signal });
-    return this.#parse(stdout);
+    return this.#parse(await output(command, { signal: this.#signal }));
   }
 
   #generatorCommand(port: number, clients: number, how: string): string[] {
@@ -161,10 +158,10 @@ function freePort(): number {
 
 async function endedError(
   { name }: Server,
-  session: Session,
+  child: Child,
 ): Promise<Error> {
-  await session[Symbol.asyncDispose](); // closes its stderr
-  const line = (await session.stderr).trim().split("\n").at(-1);
+  await child.code();
+  const line = child.stderr.all.at(-1);
   return new Error(`${name}: the server ended${line && `: ${line}`}`);
 }
 

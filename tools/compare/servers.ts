@@ -5,7 +5,7 @@
  */
 
 import denoJson from "../../deno.json" with { type: "json" };
-import { output } from "./session.ts";
+import { output } from "../testing/child.ts";
 import type { Versions } from "./versions.ts";
 
 export interface Server {
@@ -130,6 +130,11 @@ async function obstacle(
     return "not installed";
   }
   if (build === undefined) return undefined;
-  const { success } = await output(build, { signal, tempDir: dir });
-  return success ? undefined : "does not build";
+  try {
+    await output(build, { signal, env: { TMPDIR: dir } });
+    return undefined;
+  } catch {
+    signal.throwIfAborted();
+    return "does not build";
+  }
 }

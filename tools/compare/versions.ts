@@ -4,7 +4,7 @@
  * @module
  */
 
-import { output } from "./session.ts";
+import { output } from "../testing/child.ts";
 
 /** What each program prints of its version. */
 const COMMANDS = {
@@ -30,16 +30,15 @@ export async function readVersions(signal: AbortSignal): Promise<Versions> {
   return Object.fromEntries(await Promise.all(entries));
 }
 
-/** The first line that a program prints; undefined if it cannot be run. */
+/** The first line that a program prints; undefined if it fails. */
 export async function firstLine(
   command: string[],
   signal: AbortSignal,
 ): Promise<string | undefined> {
   try {
-    const { success, stdout } = await output(command, { signal });
-    return success ? stdout.split("\n")[0] : undefined;
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return undefined;
-    throw error;
+    return (await output(command, { signal })).split("\n")[0];
+  } catch {
+    signal.throwIfAborted();
+    return undefined;
   }
 }

@@ -12,21 +12,18 @@
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import denoJson from "../../deno.json" with { type: "json" };
+import { Child } from "../testing/child.ts";
+import { ROOT } from "../testing/folder.ts";
 import { ServerProcess } from "../testing/processes.ts";
-import { digits, GREETING, textOf } from "../testing/bytes.ts";
+import { digits, GREETING } from "../testing/bytes.ts";
 import { ask, connect, exchange } from "../testing/clients.ts";
-import { ROOT } from "./checks.ts";
 
 const BINARY = `${ROOT}/echo-server`;
 
 /** Runs `deno task compile`. */
 async function compile(env: Record<string, string>) {
-  const { success, stderr } = await new Deno.Command(Deno.execPath(), {
-    args: ["task", "compile"],
-    cwd: ROOT,
-    env: { NO_COLOR: "1", ...env },
-  }).output();
-  return { success, report: textOf(stderr) };
+  await using task = new Child([Deno.execPath(), "task", "compile"], { env });
+  return { success: await task.code() === 0, report: task.stderr.text };
 }
 
 /** Runs a program in this folder, with an empty environment. */

@@ -2,13 +2,13 @@
 
 import { assertEquals, assertMatch } from "@std/assert";
 import denoJson from "../../deno.json" with { type: "json" };
+import { Child, output } from "../testing/child.ts";
+import { readFile } from "../testing/folder.ts";
 import { ServerProcess } from "../testing/processes.ts";
-import { GREETING, textOf } from "../testing/bytes.ts";
+import { GREETING } from "../testing/bytes.ts";
 import { needs } from "../testing/needs.ts";
 import { delay } from "../testing/timing.ts";
-import { AS_ROOT, readManifest, ROOT, run } from "./checks.ts";
-
-const read = (path: string) => Deno.readTextFile(`${ROOT}/${path}`);
+import { AS_ROOT, readManifest } from "./checks.ts";
 
 /** The image, in a store of its own: the user's images are left alone. */
 class Image implements AsyncDisposable {
@@ -23,12 +23,12 @@ class Image implements AsyncDisposable {
   }
 
   #buildah(...args: string[]): Promise<string> {
-    return run("buildah", ...this.#store, ...args);
+    return output(["buildah", ...this.#store, ...args]);
   }
 
   static async build(): Promise<Image> {
     const image = new Image(await Deno.makeTempDir());
-    const containerfile = await read("tools/deploy/Containerfile");
+    const containerfile = await readFile("tools/deploy/Containerfile");
     const version = containerfile.match(/^ARG DENO_VERSION=(.*)$/m)![1];
     const base = containerfile.match(/^FROM (.*)$/m)![1]
       .replace("${DENO_VERSION}", version);
@@ -55,10 +55,10 @@ class Image implements AsyncDisposable {
     const files = `${this.dir}/base`;
     await Deno.mkdir(`${files}/bin`, { recursive: true });
     await Deno.copyFile(Deno.execPath(), `${files}/bin/deno`);
-    const libraries = await run("ldd", Deno.execPath());
+    const libraries = await output(["ldd", Deno.execPath()]);
     const certificates = "/etc/ssl/certs/ca-certificates.crt";
     const paths = libraries.match(/\/\S+/g)!.concat(certificates);
-    await run("cp", "--dereference", "--parents", ...paths, files);
+    await output(["cp", "--dereference", "--parents", ...paths, files]);
     const env = ["DENO_DIR=/deno-dir/", `DENO_VERSION=${version}`];
     env.push("DENO_USE_CGROUPS=1", "DENO_TLS_CA_STORE=system");
     env.push(`SSL_CERT_FILE=${certificates}`);
@@ -108,7 +108,7 @@ class Container implements AsyncDisposable {
 
   static async run(image: Image, args: string[], how: How = {}) {
     const bundle = await Deno.makeTempDir({ dir: image.dir });
-    await run("sh", "-c", 'cd "$1" && runc spec', "sh", bundle);
+    await output(["runc", "spec", "--bundle", bundle]);
     const spec = JSON.parse(await Deno.readTextFile(`${bundle}/config.json`));
     const { Entrypoint, Env, User, WorkingDir } = image.config;
     const [uid, gid] = User.split(":").map(Number);
@@ -127,7 +127,7 @@ class Container implements AsyncDisposable {
   }
 
   #runc(...args: string[]): Promise<string> {
-    return run("runc", "--root", this.#state, ...args);
+    return output(["runc", "--root", this.#state, ...args]);
   }
 
   /** The process, as the machine sees it. */
@@ -142,7 +142,7 @@ class Container implements AsyncDisposable {
   /** Runs a program in the container's network. */
   async inNetwork(...program: string[]): Promise<string> {
     const enter = ["--target", await this.pid(), "--net"];
-    return await run("nsenter", ...enter, ...program);
+    return await output(["nsenter", ...enter, ...program]);
   }
 
   /** One exchange; returns all that the server sent. */
@@ -184,16 +184,10 @@ async function checkManifest(image: Image): Promise<void> {
   const args = container.args.map((arg: string) =>
     arg.replaceAll("$(POD_NAME)", "pod-1")
   );
+  const calls = `${image.dir}/calls`;
   await using echo = await Container.run(image, args, {
     env: ["POD_NAME=pod-1"],
-    under: [
-      "strace",
-      "-f",
-      "-e",
-      "trace=socket,connect",
-      "-o",
-      `${image.dir}/calls`,
-    ],
+    under: ["strace", "-f", "-e", "trace=socket,connect", "-o", calls],
   });
   const { server } = echo;
   assertEquals(await server.ready(), 30000);
@@ -213,26 +207,22 @@ async function checkManifest(image: Image): Promise<void> {
   const enter = ["--target", await echo.pid(), "--net", "bash", "-c"];
   const script =
     "exec 3<>/dev/tcp/127.0.0.1/30000; head -n 1 <&3; read line; printf %s $line >&3; cat <&3";
-  await using client = new Deno.Command("nsenter", {
-    args: [...enter, script],
+  await using client = new Child(["nsenter", ...enter, script], {
     stdin: "piped",
-    stdout: "piped",
-  }).spawn();
-  const output = client.stdout.getReader();
-  assertEquals(textOf((await output.read()).value!), "Hello from pod-1!\r\n");
+  });
+  await client.shows(/^Hello from pod-1!\r\n$/);
   await echo.kill("TERM");
   await server.event("shutdown signal=SIGTERM clients=1 grace_ms=10000");
   await delay(1500); // half a second after its start, Deno looks for updates
-  const input = client.stdin.getWriter();
-  await input.write(new TextEncoder().encode("drained\n"));
-  await input.close();
-  assertEquals(textOf((await output.read()).value!), "drained");
-  assertEquals((await output.read()).done, true);
+  await client.write("drained\n");
+  assertEquals(await client.code(), 0);
+  assertEquals(client.stdout.text, "Hello from pod-1!\r\ndrained");
   assertEquals(await server.code(), 0);
   assertMatch(await server.event("summary"), / echoed=2 .* error=0$/);
 
-  const calls = await Deno.readTextFile(`${image.dir}/calls`);
-  const sockets = calls.match(/socket\(AF_INET.*|connect\(.*AF_INET.*/g)!;
+  const sockets = (await Deno.readTextFile(calls)).match(
+    /socket\(AF_INET.*|connect\(.*AF_INET.*/g,
+  )!;
   assertEquals(sockets.length, 1, sockets.join("\n"));
   assertMatch(sockets[0], /SOCK_STREAM/);
 }

@@ -1,4 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
+import { Child } from "../testing/child.ts";
+import { folder } from "../testing/folder.ts";
 import { ServerProcess } from "../testing/processes.ts";
 import { GREETING } from "../testing/bytes.ts";
 import { ask } from "../testing/clients.ts";
@@ -8,23 +10,19 @@ import { turn } from "../testing/timing.ts";
 const CLIENTS = 8;
 
 /** HAProxy in front of two instances, with Unix sockets for all the rest. */
-class Proxy implements AsyncDisposable {
+class Proxy extends Child {
   readonly #dir: string;
-  readonly #child: Deno.ChildProcess;
 
   constructor(dir: string, one: number, two: number) {
-    this.#dir = dir;
-    this.#child = new Deno.Command("haproxy", {
-      args: ["-db", "-f", new URL("haproxy.cfg", import.meta.url).pathname],
+    super(["haproxy", "-db", "-f", "tools/deploy/haproxy.cfg"], {
       env: {
         ADMIN: `${dir}/admin.sock`,
         FRONT: `unix@${dir}/front.sock`,
         ONE: `127.0.0.1:${one}`,
         TWO: `127.0.0.1:${two}`,
       },
-      stdout: "null",
-      stderr: "null",
-    }).spawn();
+    });
+    this.#dir = dir;
   }
 
   /** Says something to the runtime API; returns the answer. */
@@ -68,12 +66,6 @@ class Proxy implements AsyncDisposable {
       return false;
     }
   }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    this.#child.kill("SIGKILL");
-    await this.#child.status;
-    await Deno.remove(this.#dir, { recursive: true });
-  }
 }
 
 /** Exchanges without a pause, until it is told to stop. */
@@ -111,11 +103,8 @@ needs(
     await using one = new ServerProcess(["-p0"]);
     await using two = new ServerProcess(["-p0"]);
     const port = await one.ready();
-    await using proxy = new Proxy(
-      await Deno.makeTempDir(),
-      port,
-      await two.ready(),
-    );
+    await using dir = await folder();
+    await using proxy = new Proxy(dir.path, port, await two.ready());
     await proxy.up();
     const load = new Load(proxy);
     await load.more(500);

@@ -1,8 +1,9 @@
 /** The manifest for Kubernetes, against the published schemas. */
 
 import { assert, assertEquals, assertRejects } from "@std/assert";
+import { output } from "../testing/child.ts";
 import { needs } from "../testing/needs.ts";
-import { type KubernetesObject, readManifest, run } from "./checks.ts";
+import { type KubernetesObject, readManifest } from "./checks.ts";
 
 const SCHEMAS = "npm:kubernetes-models@5.1.0";
 
@@ -22,7 +23,7 @@ async function validate(objects: KubernetesObject[]): Promise<void> {
   try {
     await Deno.writeTextFile(file, lines.join("\n"));
     const flags = ["--check", "--no-config", "--no-lock", "--quiet"];
-    await run(Deno.execPath(), "run", ...flags, file);
+    await output([Deno.execPath(), "run", ...flags, file]);
   } finally {
     await Deno.remove(file);
   }

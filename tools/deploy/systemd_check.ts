@@ -1,12 +1,14 @@
 /** The systemd units, as they are installed, in a systemd that is booted. */
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
+import { Child, output } from "../testing/child.ts";
+import { ROOT } from "../testing/folder.ts";
 import { ServerProcess } from "../testing/processes.ts";
 import { GREETING } from "../testing/bytes.ts";
 import { needs } from "../testing/needs.ts";
 import { turn } from "../testing/timing.ts";
 import { createCertificate } from "../testing/transports.ts";
-import { AS_ROOT, ROOT, run } from "./checks.ts";
+import { AS_ROOT } from "./checks.ts";
 
 const NAME = `echo-server-${Deno.pid}`;
 
@@ -25,20 +27,15 @@ const withSystemd = (name: string, fn: () => Promise<void>) =>
 async function makeBinary(dir: string, permissions: string[]): Promise<void> {
   const flags = ["--v8-flags=--max-semi-space-size=2", "--no-prompt"];
   const binary = `${dir}/echo-server`;
-  const output = ["--output", binary, `${ROOT}/main.ts`];
-  const { success } = await new Deno.Command(Deno.execPath(), {
-    args: ["compile", ...flags, ...permissions, ...output],
-    stdout: "null",
-    stderr: "null",
-  }).output();
-  if (success) return;
+  const compile = ["compile", ...flags, ...permissions, "--output", binary];
+  await using compiler = new Child([Deno.execPath(), ...compile, "main.ts"]);
+  if (await compiler.code() === 0) return;
   for (const file of ["main.ts", "server.ts", "deno.json", "deno.lock"]) {
     await Deno.copyFile(`${ROOT}/${file}`, `${dir}/${file}`);
   }
-  await new Deno.Command(Deno.execPath(), {
-    args: ["cache", "--quiet", `${dir}/main.ts`],
+  await output([Deno.execPath(), "cache", `${dir}/main.ts`], {
     env: { DENO_DIR: `${dir}/deno-dir` },
-  }).output();
+  });
   const deno = ["/opt/deno", "run", "--cached-only", ...flags, ...permissions];
   await Deno.writeTextFile(
     binary,
@@ -52,28 +49,24 @@ exec ${deno.join(" ")} /opt/main.ts "$@"
 /** A systemd over the files of this machine, with a network of its own. */
 class Machine implements AsyncDisposable {
   readonly #dir: string;
-  readonly #unshare: Deno.ChildProcess;
+  readonly #unshare: Child;
   #init = "";
 
   private constructor(dir: string) {
     this.#dir = dir;
-    this.#unshare = new Deno.Command("setpriv", {
-      args: [
-        // All of it ends with this process.
-        ...["--pdeathsig=KILL", "unshare", "--pid", "--fork", "--kill-child"],
-        ...["systemd-nspawn", "--quiet"],
-        ...["--boot", "--directory=/", "--volatile=yes"],
-        ...["--register=no", "--keep-unit", "--private-network"],
-        ...[`--machine=${NAME}`, "--console=pipe"],
-        // The files of this check, the checkout, and a place for the binary.
-        ...[`--bind-ro=${dir}:/opt`, `--bind-ro=${ROOT}:/mnt`],
-        "--tmpfs=/usr/local/bin:mode=755",
-        "systemd.unit=basic.target",
-      ],
-      stdin: "null",
-      stdout: "null",
-      stderr: "null",
-    }).spawn();
+    this.#unshare = new Child([
+      // All of it ends with this process.
+      ...["setpriv", "--pdeathsig=KILL"],
+      ...["unshare", "--pid", "--fork", "--kill-child"],
+      ...["systemd-nspawn", "--quiet"],
+      ...["--boot", "--directory=/", "--volatile=yes"],
+      ...["--register=no", "--keep-unit", "--private-network"],
+      ...[`--machine=${NAME}`, "--console=pipe"],
+      // The files of this check, the checkout, and a place for the binary.
+      ...[`--bind-ro=${dir}:/opt`, `--bind-ro=${ROOT}:/mnt`],
+      "--tmpfs=/usr/local/bin:mode=755",
+      "systemd.unit=basic.target",
+    ]);
   }
 
   /** Boots it, with the binary and these units installed. */
@@ -95,7 +88,7 @@ class Machine implements AsyncDisposable {
 
   async #booted(): Promise<void> {
     const child = async (pid: string | number) =>
-      (await run("ps", "-o", "pid=", "--ppid", `${pid}`)).trim();
+      (await output(["ps", "-o", "pid=", "--ppid", `${pid}`])).trim();
     do {
       await turn();
       // The first child of systemd-nspawn is not yet the init of the machine.
@@ -115,7 +108,7 @@ class Machine implements AsyncDisposable {
   /** Runs a command of the shell in the machine; returns what it printed. */
   sh(command: string): Promise<string> {
     const enter = ["--target", this.#init, "--all"];
-    return run("nsenter", ...enter, "sh", "-ec", command);
+    return output(["nsenter", ...enter, "sh", "-ec", command]);
   }
 
   /** A property of a unit; empty if systemd does not answer yet. */
@@ -149,8 +142,7 @@ class Machine implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    this.#unshare.kill("SIGKILL");
-    await this.#unshare.status;
+    await this.#unshare[Symbol.asyncDispose]();
     const left = `/run/systemd/nspawn/propagate/${NAME}`;
     await Deno.remove(left).catch(() => {});
     await Deno.remove(this.#dir, { recursive: true });

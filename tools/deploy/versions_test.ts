@@ -2,14 +2,12 @@
 
 import { assert, assertEquals } from "@std/assert";
 import denoJson from "../../deno.json" with { type: "json" };
+import { readFile } from "../testing/folder.ts";
 import { needs } from "../testing/needs.ts";
-
-const read = (path: string) =>
-  Deno.readTextFile(new URL(`../../${path}`, import.meta.url));
 
 /** Everything in these files that the pattern's group matches. */
 async function find(pattern: RegExp, ...paths: string[]): Promise<string[]> {
-  const texts = await Promise.all(paths.map(read));
+  const texts = await Promise.all(paths.map(readFile));
   const found = texts.map((text) =>
     [...text.matchAll(pattern)].map((match) => match[1])
   );

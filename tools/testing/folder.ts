@@ -1,8 +1,14 @@
 /**
- * Folders for the files of a test.
+ * Folders: the project's, and those for the files of a test or a tool.
  *
  * @module
  */
+
+/** The root of the project. */
+export const ROOT = new URL("../..", import.meta.url).pathname;
+
+/** Reads a file of the project. */
+export const readFile = (path: string) => Deno.readTextFile(`${ROOT}/${path}`);
 
 /** Makes a folder. Declared with `await using`, it is removed at the end. */
 export async function folder(): Promise<{ path: string } & AsyncDisposable> {

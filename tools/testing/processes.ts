@@ -1,12 +1,13 @@
 /**
- * The command in its own process.
+ * The command in its own process, and on a terminal.
  *
  * @module
  */
 
-import { assert, assertEquals } from "@std/assert";
-import { textOf } from "./bytes.ts";
-import { delay, Inbox, stopwatch } from "./timing.ts";
+import { assert } from "@std/assert";
+import { Child, type ChildOptions, output } from "./child.ts";
+import { needs } from "./needs.ts";
+import { delay, stopwatch } from "./timing.ts";
 
 /** How to run `main.ts` with certain permissions. */
 export const runMain = (...permissions: string[]) => [
@@ -41,73 +42,21 @@ export function tryKill(pid: number): void {
   }
 }
 
-/** The command in its own process, which is killed when it is disposed of. */
-export class ServerProcess implements AsyncDisposable {
-  readonly stdout: Inbox<string> = new Inbox();
-  readonly stderr: Inbox<string> = new Inbox();
-  ended = false;
-  readonly #child: Deno.ChildProcess;
-  readonly #output: Promise<unknown>;
-  readonly #reading = new AbortController();
-
+/** The command in its own process. */
+export class ServerProcess extends Child {
   /** Runs `program` with the arguments, which by default is `main.ts`. */
-  constructor(args: string[], program: string[] = runMain("--allow-net")) {
-    const [executable, ...first] = program;
-    this.#child = new Deno.Command(executable, {
-      args: [...first, ...args],
-      cwd: new URL("../..", import.meta.url),
-      env: { NO_COLOR: "1" },
-      stdin: "null",
-      stdout: "piped",
-      stderr: "piped",
-    }).spawn();
-    this.#output = Promise.all([
-      this.#collect(this.#child.stdout, this.stdout),
-      this.#collect(this.#child.stderr, this.stderr),
-    ]).catch((error) => assertEquals(error.name, "AbortError"));
-    this.#child.status.then(() => this.ended = true);
-  }
-
-  async #collect(from: ReadableStream<Uint8Array>, to: Inbox<string>) {
-    const { signal } = this.#reading;
-    const texts = from.pipeThrough(new TextDecoderStream(), { signal });
-    let rest = "";
-    for await (const text of texts) {
-      const lines = (rest + text).split("\n");
-      rest = lines.pop()!;
-      lines.forEach(to.push);
-    }
-    if (rest !== "") to.push(rest);
-  }
-
-  get pid(): number {
-    return this.#child.pid;
-  }
-
-  /** Breaks the pipes of its output, as a log reader that ends does. */
-  stopReading(): void {
-    this.#reading.abort();
-  }
-
-  /** Sends a signal, unless it has ended. */
-  kill(signal: Deno.Signal): void {
-    try {
-      this.#child.kill(signal);
-    } catch {
-      // It has ended.
-    }
-  }
-
-  /** Waits for the end; returns the exit code. */
-  async code(): Promise<number> {
-    await this.#output;
-    return (await this.#child.status).code;
+  constructor(
+    args: string[],
+    program: string[] = runMain("--allow-net"),
+    options?: ChildOptions,
+  ) {
+    super([...program, ...args], options);
   }
 
   /** Waits until it listens; returns the port, NaN on a Unix socket. */
   async ready(): Promise<number> {
     await Promise.race([this.stdout.waitFor(1), this.code()]);
-    const [line = `it ended: ${this.#report()}`] = this.stdout.all;
+    const [line = this.fail("a line")] = this.stdout.all;
     const address = line.startsWith("{")
       ? JSON.parse(line).address
       : line.match(/^wait\.\.\. listening on (.+?)(?: \(TLS\))?$/)?.[1];
@@ -135,37 +84,24 @@ export class ServerProcess implements AsyncDisposable {
   async event(event: string, count = 1): Promise<string> {
     const isAbout = (line: string) => line.includes(event);
     await Promise.race([this.stderr.find(isAbout, count), this.code()]);
-    const found = this.stderr.all.filter(isAbout);
-    assert(
-      found.length >= count,
-      `ended without "${event}": ${this.#report()}`,
-    );
-    return found[count - 1];
-  }
-
-  /** Everything it has said. */
-  #report(): string {
-    return [...this.stdout.all, ...this.stderr.all].join("\n");
+    const line = this.stderr.all.filter(isAbout)[count - 1];
+    return line ?? this.fail(`"${event}"`);
   }
 
   /** How many descriptors the process holds. */
   async descriptors(): Promise<number> {
-    const { stdout } = await new Deno.Command("ls", {
-      args: [`/proc/${this.pid}/fd`],
-    }).output();
-    return textOf(stdout).trim().split("\n").length;
-  }
-
-  /** Its resident memory in kB. */
-  async rss(): Promise<number> {
-    const { stdout } = await new Deno.Command("ps", {
-      args: ["-o", "rss=", "-p", `${this.pid}`],
-    }).output();
-    return Number(textOf(stdout));
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    this.kill("SIGKILL");
-    await this.code();
+    const list = await output(["ls", `/proc/${this.pid}/fd`]);
+    return list.trim().split("\n").length;
   }
 }
+
+/** Runs a command on a terminal of its own. Its output has `\r\n`. */
+export const onTerminal = (command: string) =>
+  new Child(["script", "-qec", command, "/dev/null"], {
+    env: { SHELL: "/bin/sh" }, // script runs $SHELL
+    stdin: "piped",
+  });
+
+/** A test that needs a terminal. */
+export const withTerminal = (name: string, fn: () => Promise<void>) =>
+  needs(["net", "run", "read"], ["script"], name, fn);

@@ -41,21 +41,28 @@ export class Inbox<T> {
 
   push = (item: T): void => {
     this.all.push(item);
-    this.#waiting.splice(0).forEach((wake) => wake());
+    this.wake();
   };
 
-  async waitFor(count: number): Promise<T[]> {
-    while (this.all.length < count) {
+  /** Lets everybody who waits look again. */
+  wake(): void {
+    this.#waiting.splice(0).forEach((wake) => wake());
+  }
+
+  /** Waits until there is something to be found; returns it. */
+  async until<R>(look: () => R | undefined | null): Promise<R> {
+    for (let found;;) {
+      if ((found = look()) != null) return found;
       await new Promise<void>((wake) => this.#waiting.push(wake));
     }
-    return this.all;
+  }
+
+  waitFor(count: number): Promise<T[]> {
+    return this.until(() => this.all.length >= count ? this.all : null);
   }
 
   /** Waits for the `count`th item that matches. */
-  async find(matches: (item: T) => boolean, count = 1): Promise<T> {
-    for (let size = 1;; size = this.all.length + 1) {
-      const found = (await this.waitFor(size)).filter(matches);
-      if (found.length >= count) return found[count - 1];
-    }
+  find(matches: (item: T) => boolean, count = 1): Promise<T> {
+    return this.until(() => this.all.filter(matches)[count - 1]);
   }
 }

@@ -5,8 +5,8 @@
  * @module
  */
 
+import { output } from "./child.ts";
 import { MemoryListener, type MemoryOptions } from "./memory_network.ts";
-import { textOf } from "./bytes.ts";
 import { type Conn, connect } from "./clients.ts";
 import type { Need } from "./needs.ts";
 
@@ -148,15 +148,11 @@ function certificate(): Promise<string> {
 }
 
 /** Makes a key and a certificate for `localhost`, both in one text. */
-export async function createCertificate(): Promise<string> {
-  const { stdout } = await new Deno.Command("openssl", {
-    args: [
-      ..."req -x509 -nodes -newkey ec -pkeyopt ec_paramgen_curve:P-256"
-        .split(" "),
-      ..."-subj /CN=localhost -addext subjectAltName=DNS:localhost".split(" "),
-      ..."-addext basicConstraints=CA:FALSE -keyout - -out -".split(" "),
-    ],
-    stderr: "null",
-  }).output();
-  return textOf(stdout);
+export function createCertificate(): Promise<string> {
+  return output([
+    ..."openssl req -x509 -nodes -newkey ec".split(" "),
+    ..."-pkeyopt ec_paramgen_curve:P-256 -subj /CN=localhost".split(" "),
+    ..."-addext subjectAltName=DNS:localhost".split(" "),
+    ..."-addext basicConstraints=CA:FALSE -keyout - -out -".split(" "),
+  ]);
 }

@@ -4,6 +4,8 @@
  * @module
  */
 
+import { Child, output } from "../testing/child.ts";
+
 /** A system call that has returned. */
 export interface Call {
   /** When it took effect, in milliseconds since 1970. */
@@ -31,52 +33,32 @@ const LISTENER = 'ss -Hnlt "sport = :$1"';
 const INSPECT = `${THREADS}; echo --; ${LISTENER}; echo --; ${THREADS}`;
 
 /** A server that runs under strace. */
-export class TracedServer implements AsyncDisposable {
+export class TracedServer extends Child {
   /** Port that the server listens on, once it is ready. */
   port = 0;
   readonly #log: string;
-  readonly #child: Deno.ChildProcess;
-  readonly #waits = Promise.withResolvers<void>();
-  readonly #output: Promise<string[]>;
-  #ended = false;
 
   /**
    * Starts a server, and kills it if the signal is aborted; `log` is a file that
    * strace may write to.
    */
   constructor(program: string[], log: string, signal?: AbortSignal) {
-    signal?.throwIfAborted();
-    signal?.addEventListener("abort", () => this.#kill("SIGKILL"));
+    // All threads; the time of day, and how long each call took.
+    const options = "-f --seccomp-bpf -ttt -T -e signal=none".split(" ");
+    options.push("-e", `trace=${TRACED}`, "-o", log);
+    super(["strace", ...options, "--", ...program], { signal });
     this.#log = log;
-    this.#child = new Deno.Command("strace", {
-      // All threads; the time of day, and how long each call took.
-      args: [..."-f --seccomp-bpf -ttt -T -e signal=none".split(" "), "-o", log]
-        .concat("-e", `trace=${TRACED}`, "--", ...program),
-      cwd: new URL("../..", import.meta.url),
-      stdin: "null",
-      stdout: "piped",
-      stderr: "piped",
-    }).spawn();
-    this.#output = Promise.all([
-      this.#read(this.#child.stdout),
-      this.#read(this.#child.stderr),
-    ]);
-    this.#child.status.then(() => this.#ended = true);
-  }
-
-  async #read(stream: ReadableStream<Uint8Array>): Promise<string> {
-    let text = "";
-    for await (const part of stream.pipeThrough(new TextDecoderStream())) {
-      text += part;
-      if (/^wait\.\.\./m.test(text)) this.#waits.resolve();
-    }
-    return text;
   }
 
   /** Waits until the server listens and prints `wait...`. */
   async ready(): Promise<void> {
-    await Promise.race([this.#waits.promise, this.#child.status]);
-    if (this.#ended) throw new Error(await this.#whyItEnded());
+    const waits = (line: string) => line.startsWith("wait...");
+    await Promise.race([
+      this.stdout.find(waits),
+      this.stderr.find(waits), // where Go's println prints
+      this.code(),
+    ]);
+    if (this.ended) throw new Error(this.#whyItEnded());
     const calls = this.#calls();
     const listen = calls.findIndex(({ name }) => name === "listen");
     const name = calls.slice(listen).find(({ name }) => name === "getsockname");
@@ -84,13 +66,12 @@ export class TracedServer implements AsyncDisposable {
     this.port = portIn(name)!;
   }
 
-  async #whyItEnded(): Promise<string> {
+  #whyItEnded(): string {
     const inUse = this.#calls().find(({ name, result }) =>
       name === "bind" && result === "-1 EADDRINUSE"
     );
     if (inUse) return `port ${portIn(inUse)} is in use`;
-    const [, errors] = await this.#output;
-    return `it ended before it was ready: ${firstLine(errors)}`;
+    return `it ended before it was ready: ${this.stderr.all[0]}`;
   }
 
   /**
@@ -99,12 +80,8 @@ export class TracedServer implements AsyncDisposable {
    */
   async inspect(): Promise<{ queue: number; asleep: boolean }> {
     // Deno may not read /proc without all permissions.
-    const { stdout } = await new Deno.Command("sh", {
-      args: ["-c", INSPECT, `${this.#pid}`, `${this.port}`],
-      stderr: "null",
-    }).output();
-    const [before, listener, after] = new TextDecoder().decode(stdout)
-      .split("--\n");
+    const inspect = ["sh", "-c", INSPECT, `${this.#server}`, `${this.port}`];
+    const [before, listener, after] = (await output(inspect)).split("--\n");
     return {
       queue: Number(listener.match(/^LISTEN +(\d+)/)?.[1] ?? 0),
       // No thread has run in between.
@@ -116,8 +93,8 @@ export class TracedServer implements AsyncDisposable {
   async stop(): Promise<Call[]> {
     while (!(await this.inspect()).asleep);
     const end = Date.now(); // unlike now(), it follows a clock that is set
-    this.#kill("SIGTERM");
-    await this.#child.status;
+    this.kill("SIGTERM");
+    await this.code();
     return this.#calls().filter(({ time }) => time < end);
   }
 
@@ -126,33 +103,24 @@ export class TracedServer implements AsyncDisposable {
   }
 
   /** The server's process, a child of strace's; NaN if there is none yet. */
-  get #pid(): number {
+  get #server(): number {
     return parseInt(Deno.readTextFileSync(this.#log));
   }
 
-  #kill(signal: Deno.Signal): void {
-    const pid = this.#pid;
-    if (this.#ended) return;
-    if (Number.isNaN(pid)) return this.#child.kill("SIGKILL");
+  /** Sends a signal to the server, with which strace ends. */
+  override kill(signal: Deno.Signal): void {
+    const pid = this.#server;
+    if (this.ended) return;
+    if (Number.isNaN(pid)) return super.kill("SIGKILL");
     try {
       Deno.kill(pid, signal);
     } catch {
       // It has ended by itself.
     }
   }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    this.#kill("SIGKILL");
-    await this.#output;
-    await this.#child.status;
-  }
 }
 
 /** The first line of a text that is not empty. */
-export function firstLine(text: string): string {
-  return text.trim().split("\n")[0];
-}
-
 /** The port of the address that a call names. */
 export function portIn({ args }: Call): number | undefined {
   const port = args.match(/sin6?_port=htons\((\d+)\)/)?.[1];

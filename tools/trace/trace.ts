@@ -10,9 +10,11 @@
  */
 
 import { parseArgs } from "@std/cli/parse-args";
+import { output } from "../testing/child.ts";
+import { folder } from "../testing/folder.ts";
+import { exists } from "../testing/needs.ts";
 import { refuse, runTool, UsageError } from "../testing/tool.ts";
 import { draw } from "./picture.ts";
-import { firstLine } from "./strace.ts";
 import { format, type Row } from "./timeline.ts";
 import { traceTwoClients } from "./two_clients.ts";
 
@@ -43,20 +45,11 @@ export async function traceGo(
   file: string,
   signal?: AbortSignal,
 ): Promise<Row[]> {
-  const dir = await Deno.makeTempDir();
-  try {
-    const build = ["build", "-ldflags=-s -w", "-o", `${dir}/server`, file];
-    const { success, stderr } = await new Deno.Command("go", {
-      args: build,
-      env: { GOTMPDIR: dir },
-      signal,
-    }).output();
-    const errors = new TextDecoder().decode(stderr).replace(/^#.*\n/, "");
-    if (!success) throw new Error(firstLine(errors));
-    return await traceTwoClients([`${dir}/server`], signal);
-  } finally {
-    await Deno.remove(dir, { recursive: true });
-  }
+  await using dir = await folder();
+  const server = `${dir.path}/server`;
+  const build = ["go", "build", "-ldflags=-s -w", "-o", server, file];
+  await output(build, { env: { GOTMPDIR: dir.path }, signal });
+  return await traceTwoClients([server], signal);
 }
 
 interface Options {
@@ -87,12 +80,9 @@ function parseOptions(args: string[]): Options {
 }
 
 /** Checks that a program is installed. */
-async function need(program: string, debian: string): Promise<void> {
-  try {
-    await new Deno.Command(program, { args: ["--version"] }).output();
-  } catch {
-    throw new Error(`${program} is missing: apt-get install ${debian}`);
-  }
+function need(program: string, debian: string): void {
+  if (exists(program)) return;
+  throw new Error(`${program} is missing: apt-get install ${debian}`);
 }
 
 async function trace(
@@ -102,16 +92,17 @@ async function trace(
   if (Deno.build.os !== "linux") {
     throw new Error(`strace needs Linux; this is ${Deno.build.os}`);
   }
-  await need("strace", "strace");
-  await need("ss", "iproute2");
+  need("strace", "strace");
+  need("ss", "iproute2");
   if (go === undefined) return await traceMode(mode, signal);
-  await need("go", "golang-go");
+  need("go", "golang-go");
   try {
     if (!await isFile(go)) throw new Error("no such file");
     if (!go.endsWith(".go")) throw new Error("not a .go file");
     return await traceGo(go, signal);
   } catch (error) {
-    throw new Error(`${go}: ${(error as Error).message}`);
+    const [line] = (error as Error).message.replace(/^#.*\n/, "").split("\n");
+    throw new Error(`${go}: ${line}`);
   }
 }
 

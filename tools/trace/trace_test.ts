@@ -1,12 +1,12 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
-import { textOf } from "../testing/bytes.ts";
+import { Child } from "../testing/child.ts";
+import { folder, readFile } from "../testing/folder.ts";
 import { needs } from "../testing/needs.ts";
 import { draw } from "./picture.ts";
 import { format } from "./timeline.ts";
 import { traceGo, traceMode } from "./trace.ts";
 
 const PERMISSIONS = ["net", "run", "read", "write"] as const;
-const root = new URL("../..", import.meta.url);
 
 /** Who does what in a timeline, in order, without what varies between runs. */
 function shapeOf(timeline: string): Record<string, string[]> {
@@ -46,9 +46,7 @@ for (const mode of ["serial", "concurrent", "events"]) {
     ["strace", "ss"],
     `trace: docs/kernel.md shows what the kernel sees of --mode ${mode}`,
     async () => {
-      const docs = await Deno.readTextFile(
-        new URL("docs/kernel.md", root),
-      );
+      const docs = await readFile("docs/kernel.md");
       const command = `$ deno task trace --mode ${mode}\n`;
       const [, shown] = docs.match(RegExp(`\\${command}([^]*?)\`\`\``)) ?? [];
       assert(shown, `docs/kernel.md does not show ${command}`);
@@ -66,17 +64,11 @@ for (const mode of ["serial", "concurrent", "events"]) {
 
 /** Traces one of the diary's programs on a free port. */
 async function traceDiary(name: string): Promise<string> {
-  const dir = await Deno.makeTempDir();
-  try {
-    const source = await Deno.readTextFile(
-      new URL(`tools/trace/diary/${name}.go`, root),
-    );
-    const file = `${dir}/${name}.go`;
-    await Deno.writeTextFile(file, source.replace(":30000", ":0"));
-    return format(await traceGo(file));
-  } finally {
-    await Deno.remove(dir, { recursive: true });
-  }
+  await using dir = await folder();
+  const source = await readFile(`tools/trace/diary/${name}.go`);
+  const file = `${dir.path}/${name}.go`;
+  await Deno.writeTextFile(file, source.replace(":30000", ":0"));
+  return format(await traceGo(file));
 }
 
 needs(
@@ -123,15 +115,14 @@ needs(
         [1, "README.md: not a .go file", "--go", "README.md"],
       ] as const
     ) {
-      const output = await new Deno.Command(Deno.execPath(), {
-        args: ["run", "--allow-run", "--allow-read", "tools/trace/trace.ts"]
-          .concat(args),
-        cwd: root,
-      }).output();
-      const stderr = textOf(output.stderr);
-      assertEquals([output.code, textOf(output.stdout)], [code, ""]);
-      assertStringIncludes(stderr, `trace: ${line}`);
-      assertEquals(stderr.split("\n").length, 2);
+      const program = "deno run --allow-run --allow-read tools/trace/trace.ts";
+      await using trace = new Child(
+        [...program.split(" ").with(0, Deno.execPath()), ...args],
+      );
+      assertEquals(await trace.code(), code);
+      assertEquals(trace.stdout.text, "");
+      assertEquals(trace.stderr.all.length, 1);
+      assertStringIncludes(trace.stderr.text, `trace: ${line}`);
     }
   },
 );

@@ -1,0 +1,165 @@
+/**
+ * Programs in processes of their own.
+ *
+ * @module
+ */
+
+import { ROOT } from "./folder.ts";
+import { Inbox } from "./timing.ts";
+
+/** How to run a program. */
+export interface ChildOptions {
+  /** Variables of the environment, added to those of this process. */
+  env?: Record<string, string>;
+  /** Whether it can be written to; otherwise its stdin is empty. */
+  stdin?: "piped" | "null";
+  /** Kills it and all that it has started: its session. */
+  signal?: AbortSignal;
+}
+
+/** What a program prints: its lines, and all of it as one text. */
+export class Output extends Inbox<string> {
+  /** All of it, also a line that has not ended yet. */
+  text = "";
+
+  async collect(
+    stream: ReadableStream<Uint8Array>,
+    signal: AbortSignal,
+  ): Promise<void> {
+    let rest = "";
+    const texts = stream.pipeThrough(new TextDecoderStream(), { signal });
+    for await (const text of texts) {
+      this.text += text;
+      const lines = (rest + text).split("\n");
+      rest = lines.pop()!;
+      lines.forEach(this.push);
+      this.wake();
+    }
+    if (rest !== "") this.push(rest);
+  }
+}
+
+/** A program in its own process, which is killed when it is disposed of. */
+export class Child implements AsyncDisposable {
+  readonly stdout = new Output();
+  readonly stderr = new Output();
+  ended = false;
+  readonly #process: Deno.ChildProcess;
+  readonly #stdin?: WritableStreamDefaultWriter<Uint8Array>;
+  readonly #output: Promise<unknown>;
+  readonly #reading = new AbortController();
+  readonly #signal?: AbortSignal;
+
+  /** Runs a program in the root of the project. */
+  constructor([program, ...args]: string[], options: ChildOptions = {}) {
+    const { env, stdin = "null", signal } = options;
+    signal?.throwIfAborted();
+    this.#process = new Deno.Command(program, {
+      args,
+      cwd: ROOT,
+      env: { NO_COLOR: "1", ...env },
+      detached: signal !== undefined, // makes a session
+      stdin,
+      stdout: "piped",
+      stderr: "piped",
+    }).spawn();
+    this.#process.ref(); // undoes the other half of `detached`
+    if (stdin === "piped") this.#stdin = this.#process.stdin.getWriter();
+    this.#output = Promise.all([
+      this.stdout.collect(this.#process.stdout, this.#reading.signal),
+      this.stderr.collect(this.#process.stderr, this.#reading.signal),
+    ]).catch((error) => {
+      if (!this.#reading.signal.aborted) throw error;
+    });
+    this.#process.status.then(() => this.ended = true);
+    this.#signal = signal;
+    signal?.addEventListener("abort", this.#onAbort);
+  }
+
+  readonly #onAbort = () => this.kill("SIGKILL");
+
+  get pid(): number {
+    return this.#process.pid;
+  }
+
+  /** Sends a signal, to its whole session if it has one, unless it has ended. */
+  kill(signal: Deno.Signal): void {
+    try {
+      if (this.#signal) Deno.kill(-this.pid, signal);
+      else this.#process.kill(signal);
+    } catch {
+      // It has ended.
+    }
+  }
+
+  /** Writes to its stdin. */
+  async write(text: string): Promise<void> {
+    await this.#stdin?.write(new TextEncoder().encode(text));
+  }
+
+  /** Closes its stdin. */
+  async closeStdin(): Promise<void> {
+    await this.#stdin?.close().catch(() => {}); // it may have ended
+  }
+
+  /** Breaks the pipes of its output, as a log reader that ends does. */
+  stopReading(): void {
+    this.#reading.abort();
+  }
+
+  /** Waits for the end; returns the exit code. */
+  async code(): Promise<number> {
+    await this.#output;
+    return (await this.#process.status).code;
+  }
+
+  /** Waits until stdout shows something. */
+  async shows(pattern: RegExp): Promise<RegExpMatchArray> {
+    const look = () => this.stdout.text.match(pattern);
+    await Promise.race([this.stdout.until(look), this.code()]);
+    return look() ?? this.fail(`${pattern}`);
+  }
+
+  /** Says that it ended without printing what was expected. */
+  fail(expected: string): never {
+    const printed = this.stdout.text + this.stderr.text;
+    throw new Error(`it ended without ${expected}: ${printed.trimEnd()}`);
+  }
+
+  /** The resident memory of the process, or of its session, in kB. */
+  async residentMemory(): Promise<number> {
+    const signal = this.#signal;
+    const which = signal ? "-s" : "-p";
+    const command = ["ps", "-o", "rss=", which, `${this.pid}`];
+    const sizes = (await output(command, { signal })).trim().split("\n");
+    return sizes.reduce((sum, size) => sum + Number(size), 0);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#signal?.removeEventListener("abort", this.#onAbort);
+    this.kill("SIGKILL");
+    await this.#process.status;
+    this.stopReading(); // another process may hold the other ends
+    await this.#output;
+    await this.closeStdin();
+  }
+}
+
+/**
+ * Runs a program to its end, with a text on its stdin; returns what it printed.
+ * Throws if it fails or is aborted.
+ */
+export async function output(
+  program: string[],
+  options: ChildOptions = {},
+  input = "",
+): Promise<string> {
+  await using child = new Child(program, { ...options, stdin: "piped" });
+  await child.write(input);
+  await child.closeStdin();
+  const code = await child.code();
+  options.signal?.throwIfAborted();
+  if (code === 0) return child.stdout.text;
+  const printed = `${child.stderr.text}${child.stdout.text}`.trimEnd();
+  throw new Error(printed || `${program[0]} ended with code ${code}`);
+}
