@@ -5,13 +5,11 @@
 
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { bytesOf, textOf } from "./bytes.ts";
-import type { Conn } from "./clients.ts";
+import type { Conn, ResettableClient } from "./clients.ts";
 import { needs } from "./needs.ts";
 import { turn } from "./timing.ts";
 import {
-  accept,
   memoryNetwork,
-  type ResettableClient,
   type ResettableNetwork as Network,
   tcpNetwork,
 } from "./transports.ts";
@@ -20,6 +18,11 @@ type Scenarios<Args extends unknown[]> = Record<
   string,
   (...args: Args) => Promise<void>
 >;
+
+async function accept({ listener }: Network): Promise<Conn> {
+  const { value } = await listener[Symbol.asyncIterator]().next();
+  return value;
+}
 
 function tryClose(closer: { close(): void }): void {
   try {
