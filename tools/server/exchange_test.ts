@@ -1,14 +1,17 @@
 /** One exchange: its outcomes, its buffer, and what it writes and reads. */
 
 import { assert, assertEquals } from "@std/assert";
-import { GREETING } from "../testing/bytes.ts";
-import { ask, readText, send } from "../testing/clients.ts";
+import type { Mode } from "../../server.ts";
+import { bytesOf, GREETING } from "../testing/bytes.ts";
+import { ask, greetMany, readText, send } from "../testing/clients.ts";
 import type { MemoryConn } from "../testing/memory_network.ts";
-import type { Service } from "../testing/service.ts";
-import { greeted, inEachMode, inMemory } from "../testing/spec.ts";
+import { needs } from "../testing/needs.ts";
+import { ServerProcess } from "../testing/processes.ts";
+import { type Service, start } from "../testing/service.ts";
+import { greeted, inEachMode, inMemory, specOver } from "../testing/spec.ts";
 import { turns } from "../testing/timing.ts";
-import type { memoryNetwork } from "../testing/transports.ts";
-import { inSmall } from "./faults.ts";
+import { memory, memoryNetwork } from "../testing/transports.ts";
+import { inSmall, waitForQueue } from "./faults.ts";
 
 inEachMode("each failure has its outcome", {}, async (service) => {
   const { network: { listener }, connect, outcomes } = service;
@@ -176,5 +179,89 @@ inSmall(
     await send(slow, "b".repeat(100)); // most of its echo must wait
     await exchange("c".repeat(100));
     assertEquals(await readText(slow), "g".repeat(60) + "b".repeat(100));
+  },
+);
+
+const MIB = 1 << 20;
+
+for (const [maxBytes, clients] of [[16 * MIB, 100], [MIB, 1000]]) {
+  needs(
+    ["net", "run", "read"],
+    ["ps"],
+    `${clients} clients that may send ${maxBytes / MIB} MiB take under 100 MB`,
+    async () => {
+      await using command = new ServerProcess([
+        "-p0",
+        `--max-bytes=${maxBytes}`,
+      ]);
+      const port = await command.ready();
+      for (let wave = 0; wave < 3; wave++) {
+        using all = await greetMany(port, clients);
+        await Promise.all(all.map((conn) => conn.write(bytesOf("hello"))));
+        await Promise.all(all.map(readText));
+      }
+      const kB = await command.rss();
+      assert(kB > 0 && kB < 100_000, `${kB} kB`);
+    },
+  );
+}
+
+// ------------------------------------------------------------------ the modes
+
+/**
+ * Ten clients connect, and ten that have been greeted speak meanwhile. Returns
+ * what the server begins to write, and after how many microtasks.
+ */
+async function reactions(mode?: Mode): Promise<[string, number][]> {
+  const network = memoryNetwork();
+  const writes: [string, number][] = [];
+  let microtasks = 0;
+  network.listener.onAccept = (conn) => {
+    const write = conn.write.bind(conn);
+    conn.write = (p) => {
+      writes.push([p[0] === 33 ? "greeting" : "echo", microtasks]);
+      return write(p);
+    };
+  };
+  await using service = start(network, { mode, greeting: "!" });
+  const clients = await service.connectMany(10);
+  await turns();
+  writes.length = 0;
+  service.connectMany(10);
+  while (microtasks++ < 10) await undefined; // the first is accepted
+  for (const client of clients) send(client, "hoge");
+  while (microtasks++ < 1000) await undefined;
+  assertEquals(writes.length, 20);
+  return writes;
+}
+
+for (const mode of ["concurrent", undefined] as const) {
+  Deno.test(`mode: ${mode}: whoever speaks is answered at once`, async () => {
+    const writes = await reactions(mode);
+    const echoes = writes.filter(([what]) => what === "echo");
+    // Each has its own task.
+    assertEquals(new Set(echoes.map(([, time]) => time)).size, 1);
+  });
+}
+
+Deno.test("events: accepts and reads wait in one queue, in order", async () => {
+  const writes = await reactions("events");
+  // One loop handles them, one by one.
+  assertEquals(new Set(writes.map(([, time]) => time)).size, 20);
+  // Whoever is accepted waits behind those who have spoken before.
+  const order = writes.map(([what]) => what);
+  assert(order.indexOf("greeting") < order.lastIndexOf("echo"), `${order}`);
+});
+
+specOver([memory], ["serial"])(
+  "the second client stays in the queue",
+  {},
+  async ({ network, connect, connectMany }) => {
+    const first = await greeted(connect);
+    const [second] = await connectMany(3);
+    await waitForQueue(network.listener, 3);
+    assertEquals(await ask(first, "one"), "one");
+    await waitForQueue(network.listener, 2);
+    assertEquals(await ask(second, "two"), GREETING + "two");
   },
 );

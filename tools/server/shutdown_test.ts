@@ -7,6 +7,8 @@ import {
   answers,
   ask,
   askEach,
+  type Conn,
+  exchange,
   readAll,
   readExactly,
   readText,
@@ -14,10 +16,12 @@ import {
 } from "../testing/clients.ts";
 import { FakeClock } from "../testing/fake_clock.ts";
 import { MemoryListener } from "../testing/memory_network.ts";
+import { withCommand } from "../testing/needs.ts";
+import { ServerProcess } from "../testing/processes.ts";
 import { start } from "../testing/service.ts";
-import { greeted, inEachMode, inMemory } from "../testing/spec.ts";
+import { greeted, inEachMode, inMemory, MODES } from "../testing/spec.ts";
+import { Inbox, turns } from "../testing/timing.ts";
 import { memoryNetwork } from "../testing/transports.ts";
-import { turns } from "../testing/timing.ts";
 import { beforeAccepts, errorOf, failing, inSmall, stuck } from "./faults.ts";
 
 // ------------------------------------------------------- who is in the queue
@@ -299,3 +303,170 @@ for (const end of ["shutdown", "abort"] as const) {
     assert(clock.now - before <= 1000, `after ${clock.now - before} ms`);
   });
 }
+
+// ------------------------------------ newcomers, who arrive during a shutdown
+
+/** From now on an accept takes two turns of 1 ms, and a newcomer arrives. */
+function arriveForEver(
+  listener: MemoryListener,
+  clock: { now: number },
+): Conn[] {
+  const newcomers: Conn[] = [];
+  beforeAccepts(listener, async () => {
+    for (let turn = 0; turn < 2; turn++) {
+      await turns(1);
+      clock.now++;
+    }
+    if (!listener.closed) newcomers.push(await listener.connect());
+  });
+  return newcomers;
+}
+
+inEachMode(
+  "an abort ends within a second, whoever arrives",
+  {},
+  async ({ network: { listener }, server, exchange, abort, clock }) => {
+    const newcomers = arriveForEver(listener, clock);
+    await exchange("hoge"); // by the accept that was pending
+    const before = clock.now;
+    abort();
+    await clock.run(server.finished);
+    const ms = clock.now - before;
+    assert(ms >= 500 && ms <= 1000, `after ${ms} ms`);
+    assert(newcomers.length >= 250, `${newcomers.length} newcomers`);
+  },
+);
+
+inMemory(
+  "a shutdown closes the listener after half a second, and cuts nobody off",
+  { timeout: 0 },
+  async ({ network: { listener }, server, connectMany, exchanges, clock }) => {
+    const clients = await connectMany(20);
+    await turns();
+    const newcomers = arriveForEver(listener, clock);
+    clients.push(...await connectMany(1)); // by the accept that was pending
+    const before = clock.now;
+    const stopped = server.shutdown();
+    while (!listener.closed) await turns(1);
+    const ms = clock.now - before;
+    assert(ms >= 500 && ms <= 520, `after ${ms} ms`);
+    const answers = await Promise.allSettled(
+      [...clients, ...newcomers].map((client) => ask(client, "hoge")),
+    );
+    await stopped;
+    const accepted = answers.filter(({ status }) => status === "fulfilled");
+    for (const answer of accepted) {
+      assertEquals(answer, { status: "fulfilled", value: `${GREETING}hoge` });
+    }
+    // Only who connects in the very moment of the close is reset.
+    assert(accepted.length >= answers.length - 2, `${accepted.length}`);
+    assertEquals(exchanges.all.length, accepted.length);
+  },
+);
+
+for (const mode of MODES) {
+  withCommand(
+    `TCP, ${mode}: a grace of 0 does not wait for newcomers`,
+    async () => {
+      await using command = new ServerProcess([
+        "-p0",
+        "--grace=0",
+        "--mode",
+        mode,
+      ]);
+      const port = await command.ready();
+      const ends = new Inbox<string>();
+      const arrive = () => exchange(port, "hoge").then(ends.push, ends.push);
+      const arriving = setInterval(arrive, 3);
+      await ends.waitFor(50);
+      const { length } = ends.all;
+      command.kill("SIGTERM");
+      // Half a second is under 200 newcomers.
+      const many = ends.waitFor(length + 1000).then(() => "many newcomers");
+      assertEquals(await Promise.race([many, command.code()]), 0);
+      clearInterval(arriving);
+    },
+  );
+}
+
+// ------------------------------- on a machine that is slow, or was stopped meanwhile
+
+inMemory(
+  "stopped for a second during a shutdown: the queue is served",
+  {},
+  async ({ network: { listener }, server, connectMany, clock }) => {
+    const next = listener.next.bind(listener);
+    let accepts = 0;
+    listener.next = async () => { // not all of them in one turn
+      if (++accepts % 32 === 0) await turns(1);
+      return await next();
+    };
+    const clients = await connectMany(500);
+    const stopped = server.shutdown();
+    await turns(2);
+    clock.now += 1000;
+    assertEquals(await askEach(clients), answers(500));
+    await stopped;
+  },
+);
+
+inMemory(
+  "a slow machine: a shutdown serves 4096 clients, 128 a turn of 100 ms",
+  {},
+  async ({ network: { listener }, server, connectMany, clock }) => {
+    const next = listener.next.bind(listener);
+    let accepts = 0;
+    listener.next = async () => {
+      if (++accepts % 128 === 0) {
+        await turns(1);
+        clock.now += 100;
+      }
+      return await next();
+    };
+    const clients = await connectMany(4096);
+    const stopped = server.shutdown();
+    assertEquals(await askEach(clients), answers(4096));
+    await stopped;
+  },
+);
+
+inMemory(
+  "a slow machine: a grace of 0 ends within a second",
+  { grace: 0, mode: "serial" },
+  async ({ network: { listener }, server, connectMany, clock }) => {
+    listener.onAccept = (conn) => {
+      const read = conn.read.bind(conn);
+      conn.read = async (into) => {
+        await turns(1);
+        clock.now += 50;
+        return await read(into);
+      };
+    };
+    const clients = await connectMany(200);
+    for (const client of clients) await send(client, "hoge");
+    const before = clock.now;
+    await clock.run(server.shutdown());
+    assert(clock.now - before <= 1000, `after ${clock.now - before} ms`);
+  },
+);
+
+inMemory(
+  "a shutdown serves the queue on a slow machine too",
+  {},
+  async ({ network: { listener }, server, connectMany, exchanges, clock }) => {
+    listener.onAccept = (conn) => {
+      const write = conn.write.bind(conn);
+      conn.write = async (p) => {
+        await turns(1);
+        clock.now += 5; // for each of 1000 greetings and echoes
+        return await write(p);
+      };
+    };
+    const connected = connectMany(1000);
+    const stopped = server.shutdown();
+    const asked = askEach(await connected);
+    await clock.run(stopped);
+    assertEquals(await asked, answers(1000));
+    assertEquals(exchanges.all.length, 1000);
+  },
+);
