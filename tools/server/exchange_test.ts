@@ -1,7 +1,7 @@
 /** One exchange: its outcomes, its buffer, and what it writes and reads. */
 
-import { assert, assertEquals } from "@std/assert";
-import type { Mode } from "../../server.ts";
+import { assert, assertEquals, assertStrictEquals } from "@std/assert";
+import type { Mode, Outcome } from "../../server.ts";
 import { bytesOf, GREETING } from "../testing/bytes.ts";
 import { ask, greetMany, readText, send } from "../testing/clients.ts";
 import type { MemoryConn } from "../testing/memory_network.ts";
@@ -11,74 +11,59 @@ import { type Service, start } from "../testing/service.ts";
 import { greeted, inEachMode, inMemory, specOver } from "../testing/spec.ts";
 import { turns } from "../testing/timing.ts";
 import { memory, memoryNetwork } from "../testing/transports.ts";
-import { inSmall, waitForQueue } from "./faults.ts";
+import { inSmall } from "./faults.ts";
 
-inEachMode("each failure has its outcome", {}, async (service) => {
-  const { network: { listener }, connect, outcomes } = service;
-  const rejects = (error?: Error) => () => Promise.reject(error);
-  const failsToEcho = (error?: Error) => (p: Uint8Array) =>
-    p.length === 4 ? Promise.reject(error) : Promise.resolve(p.length);
-  const faults: [expected: string, fault: Partial<MemoryConn>][] = [
-    ["reset", { write: rejects(new Deno.errors.BrokenPipe()) }],
-    ["reset", { write: rejects(new Deno.errors.NotConnected()) }],
-    ["reset", { read: rejects(new Deno.errors.ConnectionReset()) }],
-    ["reset", { read: rejects(new Deno.errors.ConnectionAborted()) }],
-    ["error", { read: rejects(new Error("odd")) }],
-    ["error", { read: rejects(undefined) }],
-    ["error", { write: rejects(undefined) }],
-    ["error", { write: failsToEcho(undefined) }],
-    ["error", { write: failsToEcho(new Deno.errors.UnexpectedEof()) }],
-    ["reset", { write: failsToEcho(new Deno.errors.BrokenPipe()) }],
-    ["eof", { read: rejects(new Deno.errors.UnexpectedEof()) }],
-    ["eof", { read: () => Promise.resolve(null) }],
-    ["echoed", {}],
-  ];
-  for (const [, fault] of faults) {
-    listener.onAccept = (conn) => Object.assign(conn, fault);
-    const client = await connect();
-    await send(client, "hoge");
-    await readText(client).catch(() => {});
-  }
-  const expected = faults.map(([outcome]) => outcome);
-  assertEquals(await outcomes(faults.length), expected);
-});
+inEachMode(
+  "each failure has its outcome, and only an error has a reason",
+  {},
+  async ({ network: { listener }, connect, exchanges }) => {
+    const rejects = (error?: unknown) => () => Promise.reject(error);
+    const failsToEcho = (error?: Error) => (p: Uint8Array) =>
+      p.length === 4 ? Promise.reject(error) : Promise.resolve(p.length);
+    const odd = new Error("odd");
+    const cut = new Deno.errors.UnexpectedEof();
+    const faults: [Outcome, fault: Partial<MemoryConn>, reason?: unknown][] = [
+      ["reset", { write: rejects(new Deno.errors.BrokenPipe()) }],
+      ["reset", { write: rejects(new Deno.errors.NotConnected()) }],
+      ["reset", { read: rejects(new Deno.errors.ConnectionReset()) }],
+      ["reset", { read: rejects(new Deno.errors.ConnectionAborted()) }],
+      ["error", { read: rejects(odd) }, odd],
+      ["error", { read: rejects("text") }, "text"],
+      ["error", { read: rejects(undefined) }],
+      ["error", { write: rejects(undefined) }],
+      ["error", { write: failsToEcho(undefined) }],
+      ["error", { write: failsToEcho(cut) }, cut],
+      ["reset", { write: failsToEcho(new Deno.errors.BrokenPipe()) }],
+      ["eof", { read: rejects(cut) }],
+      ["eof", { read: () => Promise.resolve(null) }],
+      ["echoed", {}],
+    ];
+    for (const [, fault] of faults) {
+      listener.onAccept = (conn) => Object.assign(conn, fault);
+      const client = await connect();
+      await send(client, "hoge");
+      await readText(client).catch(() => {});
+    }
+    const all = await exchanges.waitFor(faults.length);
+    for (const [i, [outcome, , reason]] of faults.entries()) {
+      assertEquals(all[i].outcome, outcome);
+      assertEquals("error" in all[i], outcome === "error");
+      assertStrictEquals(all[i].error, reason);
+    }
+  },
+);
 
-inEachMode("an error says why, and nothing else does", {}, async (service) => {
-  const { network: { listener }, connect, exchanges } = service;
-  const reasons = [new Error("odd"), undefined, "text"];
-  for (const reason of reasons) {
-    listener.onAccept = (conn) => conn.read = () => Promise.reject(reason);
-    await readText(await connect());
-  }
-  listener.onAccept = () => {};
-  await service.exchange("hoge");
-  const all = await exchanges.waitFor(reasons.length + 1);
-  for (const [i, reason] of reasons.entries()) {
-    assertEquals(all[i].outcome, "error");
-    assert("error" in all[i] && all[i].error === reason);
-  }
-  assertEquals("error" in all[reasons.length], false);
-});
-
-inEachMode("short writes are continued", {}, async (service) => {
-  const { network: { listener }, exchange, exchanges } = service;
-  listener.onAccept = (conn) => {
-    const write = conn.write.bind(conn);
-    conn.write = (p) => write(p.subarray(0, 3));
-  };
-  assertEquals(await exchange("hoge\r\n"), GREETING + "hoge\r\n");
-  assertEquals(exchanges.all[0].bytes, 6);
-});
-
-inEachMode("a short read is not continued", {}, async (service) => {
-  const { network: { listener }, exchange, exchanges } = service;
-  listener.onAccept = (conn) => {
-    const read = conn.read.bind(conn);
-    conn.read = (p) => read(p.subarray(0, 3));
-  };
-  assertEquals(await exchange("hoge\r\n"), GREETING + "hog");
-  assertEquals(exchanges.all[0].bytes, 3);
-});
+specOver([{
+  ...memory,
+  open: () => memoryNetwork({ maxRead: 3, maxWrite: 2 }),
+}])(
+  "short writes are continued, a short read is not",
+  {},
+  async ({ exchange, exchanges }) => {
+    assertEquals(await exchange("hoge\r\n"), GREETING + "hog");
+    assertEquals(exchanges.all[0].bytes, 3);
+  },
+);
 
 inMemory(
   "what failed after a large greeting is closed at once",
@@ -235,14 +220,12 @@ async function reactions(mode?: Mode): Promise<[string, number][]> {
   return writes;
 }
 
-for (const mode of ["concurrent", undefined] as const) {
-  Deno.test(`mode: ${mode}: whoever speaks is answered at once`, async () => {
-    const writes = await reactions(mode);
-    const echoes = writes.filter(([what]) => what === "echo");
-    // Each has its own task.
-    assertEquals(new Set(echoes.map(([, time]) => time)).size, 1);
-  });
-}
+Deno.test("by default, whoever speaks is answered at once", async () => {
+  const writes = await reactions();
+  const echoes = writes.filter(([what]) => what === "echo");
+  // Each has its own task.
+  assertEquals(new Set(echoes.map(([, time]) => time)).size, 1);
+});
 
 Deno.test("events: accepts and reads wait in one queue, in order", async () => {
   const writes = await reactions("events");
@@ -252,16 +235,3 @@ Deno.test("events: accepts and reads wait in one queue, in order", async () => {
   const order = writes.map(([what]) => what);
   assert(order.indexOf("greeting") < order.lastIndexOf("echo"), `${order}`);
 });
-
-specOver([memory], ["serial"])(
-  "the second client stays in the queue",
-  {},
-  async ({ network, connect, connectMany }) => {
-    const first = await greeted(connect);
-    const [second] = await connectMany(3);
-    await waitForQueue(network.listener, 3);
-    assertEquals(await ask(first, "one"), "one");
-    await waitForQueue(network.listener, 2);
-    assertEquals(await ask(second, "two"), GREETING + "two");
-  },
-);
