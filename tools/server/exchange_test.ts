@@ -81,21 +81,6 @@ inMemory(
   },
 );
 
-inMemory("counts its connections", {}, async (service) => {
-  const { server, connect, exchange } = service;
-  assertEquals(server.connections, 0);
-  const silent = await greeted(connect);
-  const lingers = await connect();
-  await ask(lingers, "x".repeat(1024));
-  assertEquals(server.connections, 2);
-  lingers.close();
-  await exchange("hoge");
-  assertEquals(server.connections, 1);
-  await ask(silent, "hoge");
-  await turns();
-  assertEquals(server.connections, 0);
-});
-
 // ------------------------------------------------------------------- the buffers
 
 /** Every buffer that a server reads a message into. */

@@ -20,9 +20,9 @@ export const inSmall = specOver(
 export const stuck = (conn: MemoryConn) =>
   void conn.write(new Uint8Array(conn.options.bufferSize));
 
-/** An error of the kernel. */
-export const errorOf = (code: string) =>
-  Object.assign(new Error(`accept failed: ${code}`), { code });
+/** An error with a code, as the kernel's have. */
+export const errorOf = (code: unknown) =>
+  Object.assign(new Error(`accept failed: ${String(code)}`), { code });
 
 /** Waits until so many clients are in the queue, and no fewer. */
 export async function waitForQueue(listener: MemoryListener, size: number) {
@@ -41,6 +41,20 @@ export function beforeAccepts(
     await wait();
     return await next();
   };
+}
+
+/** Takes a turn of the event loop after so many accepts, from the next one on. */
+export function acceptPerTurn(
+  listener: MemoryListener,
+  count: number,
+  onTurn = () => {},
+): void {
+  let accepts = 0;
+  beforeAccepts(listener, async () => {
+    if (++accepts % count > 0) return;
+    await turns(1);
+    onTurn();
+  });
 }
 
 /** A listener whose every accept fails. */

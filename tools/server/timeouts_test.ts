@@ -76,16 +76,15 @@ inMemory("others delay a timeout for some turns only", {}, async (service) => {
 // Deno polls some 128 operations per turn: a read and an echo of 64 clients.
 inMemory("after a long stop, a crowd takes its turns", {}, async (service) => {
   const { connectMany, outcomes, clock } = service;
-  const clients = await connectMany(10_000);
+  const clients = await connectMany(5000); // too many for 64 turns
   await turns();
   clock.now += 61_000;
   clock.advance(0);
-  for (let i = 0; i < 10_000; i++) {
+  for (const [i, client] of clients.entries()) {
     if (i % 64 === 0) await turns(1);
-    await send(clients[i], "hoge").catch(() => {});
+    await send(client, "hoge").catch(() => {}); // then its outcome tells
   }
-  const missed = (await outcomes(10_000)).filter((one) => one !== "echoed");
-  assertEquals(missed.length, 0);
+  assertEquals(new Set(await outcomes(5000)), new Set(["echoed"]));
 });
 
 // --------------------------------------------------------------------- timers
