@@ -3,7 +3,7 @@
 import { assert, assertEquals, assertStrictEquals } from "@std/assert";
 import type { Mode, Outcome } from "../../server.ts";
 import { bytesOf, GREETING } from "../testing/bytes.ts";
-import { ask, greetMany, readText, send } from "../testing/clients.ts";
+import { greetMany, readText, send } from "../testing/clients.ts";
 import type { MemoryConn } from "../testing/memory_network.ts";
 import { needs } from "../testing/needs.ts";
 import { ServerProcess } from "../testing/processes.ts";

@@ -76,7 +76,7 @@ inMemory("others delay a timeout for some turns only", {}, async (service) => {
 // Deno polls some 128 operations per turn: a read and an echo of 64 clients.
 inMemory("after a long stop, a crowd takes its turns", {}, async (service) => {
   const { connectMany, outcomes, clock } = service;
-  const clients = await connectMany(5000); // too many for 64 turns
+  const clients = await connectMany(4500); // too many for 64 turns
   await turns();
   clock.now += 61_000;
   clock.advance(0);
@@ -84,34 +84,27 @@ inMemory("after a long stop, a crowd takes its turns", {}, async (service) => {
     if (i % 64 === 0) await turns(1);
     await send(client, "hoge").catch(() => {}); // then its outcome tells
   }
-  assertEquals(new Set(await outcomes(5000)), new Set(["echoed"]));
+  assertEquals(new Set(await outcomes(4500)), new Set(["echoed"]));
 });
 
 // --------------------------------------------------------------------- timers
 
-inMemory("thousands of connections share one timer", {}, async (service) => {
-  const { server, connectMany, outcomes, clock } = service;
-  await connectMany(5000);
-  await turns();
-  assertEquals(server.connections, 5000);
-  await clock.run(outcomes(5000));
-  assert((await outcomes(5000)).every((outcome) => outcome === "timeout"));
-  const { length } = clock.delays.filter((ms) => ms > 50); // not of pacing
-  assert(length > 0 && length < 10, `${length} timers`);
-});
-
-inMemory("deadlines within 20 ms expire together", {}, async (service) => {
-  const { connect, exchanges, clock } = service;
-  for (let i = 0; i < 100; i++) {
-    await greeted(connect);
-    clock.advance(1);
-  }
-  const before = clock.delays.length;
-  await clock.run(exchanges.waitFor(100));
-  const timers = clock.delays.slice(before).filter((ms) => ms > 0);
-  assert(timers.length <= 7, `${timers}`);
-  assert(exchanges.all.every(({ ms }) => ms >= 60_000 && ms <= 60_020));
-});
+inMemory(
+  "deadlines share a timer, for 20 ms each time",
+  {},
+  async (service) => {
+    const { connect, exchanges, clock } = service;
+    for (let i = 0; i < 100; i++) {
+      await greeted(connect);
+      clock.advance(1);
+    }
+    await clock.run(exchanges.waitFor(100));
+    const isForDeadlines = (ms: number) => ms > 0 && ms !== 50; // or of pacing
+    const timers = clock.delays.filter(isForDeadlines);
+    assert(timers.length <= 8, `${timers}`);
+    assert(exchanges.all.every(({ ms }) => ms >= 60_000 && ms <= 60_020));
+  },
+);
 
 inMemory("a timer that finds nothing due is set anew", {}, async (service) => {
   const { connect, clock } = service;
