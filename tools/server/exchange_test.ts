@@ -160,10 +160,8 @@ for (const [maxBytes, clients] of [[16 * MIB, 100], [MIB, 1000]]) {
     ["ps"],
     `${clients} clients that may send ${maxBytes / MIB} MiB take under 100 MB`,
     async () => {
-      await using command = new ServerProcess([
-        "-p0",
-        `--max-bytes=${maxBytes}`,
-      ]);
+      const args = ["-p0", `--max-bytes=${maxBytes}`];
+      await using command = new ServerProcess(args);
       const port = await command.ready();
       for (let wave = 0; wave < 3; wave++) {
         using all = await greetMany(port, clients);

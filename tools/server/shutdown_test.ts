@@ -18,10 +18,8 @@ import { FakeClock } from "../testing/fake_clock.ts";
 import { MemoryListener } from "../testing/memory_network.ts";
 import { withCommand } from "../testing/needs.ts";
 import { ServerProcess } from "../testing/processes.ts";
-import { start } from "../testing/service.ts";
 import { greeted, inEachMode, inMemory, MODES } from "../testing/spec.ts";
 import { Inbox, turns } from "../testing/timing.ts";
-import { memoryNetwork } from "../testing/transports.ts";
 import {
   acceptPerTurn,
   beforeAccepts,
@@ -220,17 +218,20 @@ inMemory(
 // ------------------------------------------------------ while accepting fails
 
 for (const end of ["shutdown", "abort"] as const) {
-  Deno.test(`${end} ends a back-off, and soon the server`, async () => {
-    using clock = new FakeClock();
-    const network = memoryNetwork();
-    failing(network.listener, () => errorOf("EMFILE"));
-    const service = start(network);
-    await clock.run(service.acceptErrors.waitFor(12)); // now it waits for a second
-    const before = clock.now;
-    end === "abort" ? service.abort() : service.server.shutdown();
-    await clock.run(service.server.finished);
-    assertEquals(clock.now - before, 5 + 10 + 20 + 40 + 80);
-  });
+  inMemory(
+    `${end} ends a back-off, and soon the server`,
+    {},
+    async (service) => {
+      const { network: { listener }, server, acceptErrors, clock } = service;
+      failing(listener, () => errorOf("EMFILE"));
+      listener.fail(errorOf("EMFILE")); // the accept that is pending
+      await clock.run(acceptErrors.waitFor(12)); // now it waits for a second
+      const before = clock.now;
+      end === "abort" ? service.abort() : server.shutdown();
+      await clock.run(server.finished);
+      assertEquals(clock.now - before, 5 + 10 + 20 + 40 + 80);
+    },
+  );
 }
 
 inMemory(
@@ -355,12 +356,8 @@ for (const mode of MODES) {
   withCommand(
     `TCP, ${mode}: a grace of 0 does not wait for newcomers`,
     async () => {
-      await using command = new ServerProcess([
-        "-p0",
-        "--grace=0",
-        "--mode",
-        mode,
-      ]);
+      const args = ["-p0", "--grace=0", "--mode", mode];
+      await using command = new ServerProcess(args);
       const port = await command.ready();
       const ends = new Inbox<string>();
       const arrive = () => exchange(port, "hoge").then(ends.push, ends.push);

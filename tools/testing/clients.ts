@@ -4,7 +4,7 @@
  * @module
  */
 
-import { assertEquals } from "@std/assert";
+import { assert, assertEquals } from "@std/assert";
 import { bytesOf, GREETING, numbers, textOf } from "./bytes.ts";
 import { turn } from "./timing.ts";
 
@@ -132,6 +132,15 @@ export function askEach(clients: Conn[]): Promise<string[]> {
 /** What each of so many clients should get then, if nobody has read before. */
 export const answers = (count: number) =>
   numbers(count).map((i) => `${GREETING}${i}`);
+
+/** Closes what may be closed already. */
+export function tryClose(closer: { close(): void }): void {
+  try {
+    closer.close();
+  } catch (error) {
+    assert(error instanceof Deno.errors.BadResource);
+  }
+}
 
 /** One whole exchange; returns everything that the service sent. */
 export async function exchange(port: number, message: string): Promise<string> {

@@ -5,7 +5,12 @@
 
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { bytesOf, textOf } from "./bytes.ts";
-import { type Conn, readAll, type ResettableClient } from "./clients.ts";
+import {
+  type Conn,
+  readAll,
+  type ResettableClient,
+  tryClose,
+} from "./clients.ts";
 import { needs } from "./needs.ts";
 import { turn } from "./timing.ts";
 import {
@@ -21,14 +26,6 @@ type Scenarios<Args extends unknown[]> = Record<
 
 /** A network that can also accept. */
 type Network = ResettableNetwork & { accept(): Promise<Conn> };
-
-function tryClose(closer: { close(): void }): void {
-  try {
-    closer.close();
-  } catch (error) {
-    assert(error instanceof Deno.errors.BadResource);
-  }
-}
 
 /** What an operation returns, or the name of the error that it throws. */
 async function resultOf<T>(operation: Promise<T>): Promise<T | string> {
