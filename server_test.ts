@@ -210,20 +210,10 @@ ordered(
   },
 );
 
-spec("an abort closes idle clients at once", {}, async (service) => {
-  const { server, connect, abort, outcomes, clock } = service;
-  const client = await greeted(connect);
-  abort();
-  assertEquals(await readText(client), "");
-  await server.finished;
-  assertEquals(await outcomes(1), ["shutdown"]);
-  assertEquals(clock.now, 0);
-});
-
 spec(
-  "an abort greets nobody who waits",
+  "an abort closes idle clients at once, and greets nobody who waits",
   { maxConnections: 1 },
-  async ({ server, connect, connectMany, abort }) => {
+  async ({ server, connect, connectMany, abort, exchanges, clock }) => {
     const first = await greeted(connect);
     const waiting = await connectMany(10);
     const texts = Promise.all(
@@ -233,6 +223,8 @@ spec(
     assertEquals(await readText(first), "");
     await server.finished;
     assertEquals(await texts, waiting.map(() => ""));
+    assertEquals(exchanges.all[0].outcome, "shutdown");
+    assertEquals(clock.now, 0);
   },
 );
 

@@ -33,19 +33,6 @@ inSmall(
   },
 );
 
-inMemory(
-  "data that has arrived is read before a timeout",
-  {},
-  async (service) => {
-    const { connect, outcomes, clock } = service;
-    const client = await greeted(connect);
-    setTimeout(() => send(client, "hoge").catch(() => {}), 0); // next turn
-    clock.advance(60_000);
-    assertEquals(await readText(client), "hoge");
-    assertEquals(await outcomes(1), ["echoed"]);
-  },
-);
-
 // ------------------------------------------------- if the process was stopped
 
 inMemory("after a long stop, data may take some turns", {}, async (service) => {
