@@ -16,7 +16,7 @@ import { start } from "../testing/service.ts";
 import { greeted, inEachMode, inMemory } from "../testing/spec.ts";
 import { turn, turns } from "../testing/timing.ts";
 import { memoryNetwork } from "../testing/transports.ts";
-import { errorOf, failing, inSmall, stuck, waitForQueue } from "./faults.ts";
+import { errorOf, failing, inSmall, stuck } from "./faults.ts";
 
 // ------------------------------------------------------------- failing accepts
 
@@ -177,6 +177,13 @@ inMemory(
 );
 
 // ------------------------------------------------------------ who must not wait
+
+/** Waits until so many clients are in the queue, and no fewer. */
+async function waitForQueue(listener: MemoryListener, size: number) {
+  for (let i = 0; i < 1000 && listener.queued > size; i++) await turn();
+  await turns();
+  assertEquals(listener.queued, size);
+}
 
 inSmall("every 16th client is greeted, or 50 ms pass", {}, async (service) => {
   const { network: { listener }, connectMany, exchange, clock } = service;
