@@ -226,7 +226,7 @@ inMemory(
   },
 );
 
-inMemory(
+inSmall(
   "clients that have gone, or never shake hands, do not block others",
   {},
   async (service) => {

@@ -97,7 +97,7 @@ export function tcpNetwork() {
 
 let certificate: Promise<string> | undefined; // making one takes a while
 
-export async function tlsNetwork() {
+async function tlsNetwork() {
   const pem = await (certificate ??= createCertificate());
   const listener = Deno.listenTls({ ...LOCALHOST, cert: pem, key: pem });
   const connectTls = async () => {
@@ -108,7 +108,7 @@ export async function tlsNetwork() {
   return { listener, connect: connectTls, lots: LOTS };
 }
 
-export async function unixNetwork() {
+async function unixNetwork() {
   const dir = await Deno.makeTempDir();
   const path = `${dir}/echo.sock`;
   return {
