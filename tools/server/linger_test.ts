@@ -67,13 +67,3 @@ inMemory(
     assertEquals(client.peer.closed, true);
   },
 );
-
-inEachMode(
-  "a stuck write gets 50 ms more",
-  ({ lots }) => ({ greeting: digits(lots), timeout: 100 }),
-  async ({ connect, exchanges, clock }) => {
-    await connect();
-    const [{ outcome, ms }] = await clock.run(exchanges.waitFor(1));
-    assertEquals({ outcome, ms }, { outcome: "timeout", ms: 150 });
-  },
-);
