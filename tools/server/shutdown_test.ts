@@ -293,7 +293,7 @@ Deno.test("the server removes its abort listener", async () => {
   assertEquals(listeners.size, 0);
 });
 
-// ------------------------------------ newcomers, who arrive during a shutdown
+// ------------------------------------------------------------- newcomers
 
 /** From now on an accept takes two turns of 1 ms, and a newcomer arrives. */
 function arriveForEver(
@@ -374,7 +374,7 @@ for (const mode of MODES) {
   );
 }
 
-// ------------------------------- on a machine that is slow, or was stopped meanwhile
+// ------------------------------ on a machine that is slow, or was stopped
 
 inMemory(
   "stopped for a second during a shutdown: the queue is served",
