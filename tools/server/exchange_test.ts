@@ -1,4 +1,4 @@
-/** One exchange: its outcomes, its buffer, and what it writes and reads. */
+/** One exchange: its outcomes, its buffers, and what tells the modes apart. */
 
 import { assert, assertEquals, assertStrictEquals } from "@std/assert";
 import type { Mode, Outcome } from "../../server.ts";

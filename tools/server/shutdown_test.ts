@@ -1,4 +1,4 @@
-/** What a shutdown or an abort waits for, serves and closes. */
+/** What a shutdown or an abort waits for, serves and closes, and how soon. */
 
 import { assert, assertEquals } from "@std/assert";
 import { serve } from "../../server.ts";
