@@ -7,10 +7,18 @@ import { answers, askEach, send } from "../testing/clients.ts";
 import { MemoryListener } from "../testing/memory_network.ts";
 import { inEachMode, inMemory } from "../testing/spec.ts";
 import { turns } from "../testing/timing.ts";
-import { capturedErrors } from "./faults.ts";
 
 function fault(): never {
   throw new Error("a fault");
+}
+
+/** Collects what `console.error` is given, until it is disposed of. */
+function capturedErrors(): unknown[] & Disposable {
+  const { error } = console;
+  const printed: unknown[] = [];
+  console.error = (what: unknown) => void printed.push(what);
+  const dispose = () => void (console.error = error);
+  return Object.assign(printed, { [Symbol.dispose]: dispose });
 }
 
 inEachMode("a callback may abort", { timeout: 50 }, async (service) => {

@@ -1,81 +1,69 @@
-/** One exchange: its outcomes, its buffer, and what it writes and reads. */
+/** One exchange: its outcomes, its buffers, and what tells the modes apart. */
 
-import { assert, assertEquals } from "@std/assert";
-import { GREETING } from "../testing/bytes.ts";
-import { ask, readText, send } from "../testing/clients.ts";
+import { assert, assertEquals, assertStrictEquals } from "@std/assert";
+import type { Mode, Outcome } from "../../server.ts";
+import { bytesOf, GREETING } from "../testing/bytes.ts";
+import { greetMany, readText, send } from "../testing/clients.ts";
 import type { MemoryConn } from "../testing/memory_network.ts";
-import type { Service } from "../testing/service.ts";
-import { greeted, inEachMode, inMemory } from "../testing/spec.ts";
+import { needs } from "../testing/needs.ts";
+import { ServerProcess } from "../testing/processes.ts";
+import { type Service, start } from "../testing/service.ts";
+import { greeted, inEachMode, inMemory, specOver } from "../testing/spec.ts";
 import { turns } from "../testing/timing.ts";
-import type { memoryNetwork } from "../testing/transports.ts";
+import { memory, memoryNetwork } from "../testing/transports.ts";
 import { inSmall } from "./faults.ts";
 
-inEachMode("each failure has its outcome", {}, async (service) => {
-  const { network: { listener }, connect, outcomes } = service;
-  const rejects = (error?: Error) => () => Promise.reject(error);
-  const failsToEcho = (error?: Error) => (p: Uint8Array) =>
-    p.length === 4 ? Promise.reject(error) : Promise.resolve(p.length);
-  const faults: [expected: string, fault: Partial<MemoryConn>][] = [
-    ["reset", { write: rejects(new Deno.errors.BrokenPipe()) }],
-    ["reset", { write: rejects(new Deno.errors.NotConnected()) }],
-    ["reset", { read: rejects(new Deno.errors.ConnectionReset()) }],
-    ["reset", { read: rejects(new Deno.errors.ConnectionAborted()) }],
-    ["error", { read: rejects(new Error("odd")) }],
-    ["error", { read: rejects(undefined) }],
-    ["error", { write: rejects(undefined) }],
-    ["error", { write: failsToEcho(undefined) }],
-    ["error", { write: failsToEcho(new Deno.errors.UnexpectedEof()) }],
-    ["reset", { write: failsToEcho(new Deno.errors.BrokenPipe()) }],
-    ["eof", { read: rejects(new Deno.errors.UnexpectedEof()) }],
-    ["eof", { read: () => Promise.resolve(null) }],
-    ["echoed", {}],
-  ];
-  for (const [, fault] of faults) {
-    listener.onAccept = (conn) => Object.assign(conn, fault);
-    const client = await connect();
-    await send(client, "hoge");
-    await readText(client).catch(() => {});
-  }
-  const expected = faults.map(([outcome]) => outcome);
-  assertEquals(await outcomes(faults.length), expected);
-});
+inEachMode(
+  "each failure has its outcome, and only an error has a reason",
+  {},
+  async ({ network: { listener }, connect, exchanges }) => {
+    const rejects = (error?: unknown) => () => Promise.reject(error);
+    const failsToEcho = (error?: Error) => (p: Uint8Array) =>
+      p.length === 4 ? Promise.reject(error) : Promise.resolve(p.length);
+    const odd = new Error("odd");
+    const cut = new Deno.errors.UnexpectedEof();
+    const faults: [Outcome, fault: Partial<MemoryConn>, reason?: unknown][] = [
+      ["reset", { write: rejects(new Deno.errors.BrokenPipe()) }],
+      ["reset", { write: rejects(new Deno.errors.NotConnected()) }],
+      ["reset", { read: rejects(new Deno.errors.ConnectionReset()) }],
+      ["reset", { read: rejects(new Deno.errors.ConnectionAborted()) }],
+      ["error", { read: rejects(odd) }, odd],
+      ["error", { read: rejects("text") }, "text"],
+      ["error", { read: rejects(undefined) }],
+      ["error", { write: rejects(undefined) }],
+      ["error", { write: failsToEcho(undefined) }],
+      ["error", { write: failsToEcho(cut) }, cut],
+      ["reset", { write: failsToEcho(new Deno.errors.BrokenPipe()) }],
+      ["eof", { read: rejects(cut) }],
+      ["eof", { read: () => Promise.resolve(null) }],
+      ["echoed", {}],
+    ];
+    for (const [, fault] of faults) {
+      listener.onAccept = (conn) => Object.assign(conn, fault);
+      const client = await connect();
+      await send(client, "hoge");
+      await readText(client).catch(() => {});
+    }
+    const all = await exchanges.waitFor(faults.length);
+    for (const [i, [outcome, , reason]] of faults.entries()) {
+      assertEquals(all[i].outcome, outcome);
+      assertEquals("error" in all[i], outcome === "error");
+      assertStrictEquals(all[i].error, reason);
+    }
+  },
+);
 
-inEachMode("an error says why, and nothing else does", {}, async (service) => {
-  const { network: { listener }, connect, exchanges } = service;
-  const reasons = [new Error("odd"), undefined, "text"];
-  for (const reason of reasons) {
-    listener.onAccept = (conn) => conn.read = () => Promise.reject(reason);
-    await readText(await connect());
-  }
-  listener.onAccept = () => {};
-  await service.exchange("hoge");
-  const all = await exchanges.waitFor(reasons.length + 1);
-  for (const [i, reason] of reasons.entries()) {
-    assertEquals(all[i].outcome, "error");
-    assert("error" in all[i] && all[i].error === reason);
-  }
-  assertEquals("error" in all[reasons.length], false);
-});
-
-inEachMode("short writes are continued", {}, async (service) => {
-  const { network: { listener }, exchange, exchanges } = service;
-  listener.onAccept = (conn) => {
-    const write = conn.write.bind(conn);
-    conn.write = (p) => write(p.subarray(0, 3));
-  };
-  assertEquals(await exchange("hoge\r\n"), GREETING + "hoge\r\n");
-  assertEquals(exchanges.all[0].bytes, 6);
-});
-
-inEachMode("a short read is not continued", {}, async (service) => {
-  const { network: { listener }, exchange, exchanges } = service;
-  listener.onAccept = (conn) => {
-    const read = conn.read.bind(conn);
-    conn.read = (p) => read(p.subarray(0, 3));
-  };
-  assertEquals(await exchange("hoge\r\n"), GREETING + "hog");
-  assertEquals(exchanges.all[0].bytes, 3);
-});
+specOver([{
+  ...memory,
+  open: () => memoryNetwork({ maxRead: 3, maxWrite: 2 }),
+}])(
+  "short writes are continued, a short read is not",
+  {},
+  async ({ exchange, exchanges }) => {
+    assertEquals(await exchange("hoge\r\n"), GREETING + "hog");
+    assertEquals(exchanges.all[0].bytes, 3);
+  },
+);
 
 inMemory(
   "what failed after a large greeting is closed at once",
@@ -92,21 +80,6 @@ inMemory(
     assertEquals(client.peer.closed, true);
   },
 );
-
-inMemory("counts its connections", {}, async (service) => {
-  const { server, connect, exchange } = service;
-  assertEquals(server.connections, 0);
-  const silent = await greeted(connect);
-  const lingers = await connect();
-  await ask(lingers, "x".repeat(1024));
-  assertEquals(server.connections, 2);
-  lingers.close();
-  await exchange("hoge");
-  assertEquals(server.connections, 1);
-  await ask(silent, "hoge");
-  await turns();
-  assertEquals(server.connections, 0);
-});
 
 // ------------------------------------------------------------------- the buffers
 
@@ -147,7 +120,7 @@ inMemory(
 );
 
 const KIB = 1024;
-for (const [size, kept] of [[KIB, 300], [64 * KIB, 256], [65 * KIB, 0]]) {
+for (const [size, kept] of [[64 * KIB, 256], [65 * KIB, 0]]) {
   inMemory(
     `of 300 buffers of ${size} bytes, ${kept} are used again`,
     { maxBytes: size },
@@ -178,3 +151,70 @@ inSmall(
     assertEquals(await readText(slow), "g".repeat(60) + "b".repeat(100));
   },
 );
+
+const MIB = 1 << 20;
+
+for (const [maxBytes, clients] of [[16 * MIB, 100], [MIB, 1000]]) {
+  needs(
+    ["net", "run", "read"],
+    ["ps"],
+    `${clients} clients that may send ${maxBytes / MIB} MiB take under 100 MB`,
+    async () => {
+      const args = ["-p0", `--max-bytes=${maxBytes}`];
+      await using command = new ServerProcess(args);
+      const port = await command.ready();
+      for (let wave = 0; wave < 3; wave++) {
+        using all = await greetMany(port, clients);
+        await Promise.all(all.map((conn) => conn.write(bytesOf("hello"))));
+        await Promise.all(all.map(readText));
+      }
+      const kB = await command.residentMemory();
+      assert(kB > 0 && kB < 100_000, `${kB} kB`);
+    },
+  );
+}
+
+// ------------------------------------------------------------------ the modes
+
+/**
+ * Ten clients connect, and ten that have been greeted speak meanwhile. Returns
+ * what the server begins to write, and after how many microtasks.
+ */
+async function reactions(mode?: Mode): Promise<[string, number][]> {
+  const network = memoryNetwork();
+  const writes: [string, number][] = [];
+  let microtasks = 0;
+  network.listener.onAccept = (conn) => {
+    const write = conn.write.bind(conn);
+    conn.write = (p) => {
+      writes.push([p[0] === 33 ? "greeting" : "echo", microtasks]);
+      return write(p);
+    };
+  };
+  await using service = start(network, { mode, greeting: "!" });
+  const clients = await service.connectMany(10);
+  await turns();
+  writes.length = 0;
+  service.connectMany(10);
+  while (microtasks++ < 10) await undefined; // the first is accepted
+  for (const client of clients) send(client, "hoge");
+  while (microtasks++ < 1000) await undefined;
+  assertEquals(writes.length, 20);
+  return writes;
+}
+
+Deno.test("by default, whoever speaks is answered at once", async () => {
+  const writes = await reactions();
+  const echoes = writes.filter(([what]) => what === "echo");
+  // Each has its own task.
+  assertEquals(new Set(echoes.map(([, time]) => time)).size, 1);
+});
+
+Deno.test("events: accepts and reads wait in one queue, in order", async () => {
+  const writes = await reactions("events");
+  // One loop handles them, one by one.
+  assertEquals(new Set(writes.map(([, time]) => time)).size, 20);
+  // Whoever is accepted waits behind those who have spoken before.
+  const order = writes.map(([what]) => what);
+  assert(order.indexOf("greeting") < order.lastIndexOf("echo"), `${order}`);
+});

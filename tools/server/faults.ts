@@ -4,10 +4,8 @@
  * @module
  */
 
-import { assertEquals } from "@std/assert";
 import { specOver } from "../testing/spec.ts";
 import type { MemoryConn, MemoryListener } from "../testing/memory_network.ts";
-import { turn, turns } from "../testing/timing.ts";
 import { memory, memoryNetwork } from "../testing/transports.ts";
 
 /** Over a network with buffers of 100 bytes. */
@@ -20,28 +18,9 @@ export const inSmall = specOver(
 export const stuck = (conn: MemoryConn) =>
   void conn.write(new Uint8Array(conn.options.bufferSize));
 
-/** An error of the kernel. */
-export const errorOf = (code: string) =>
-  Object.assign(new Error(`accept failed: ${code}`), { code });
-
-/** Waits until so many clients are in the queue, and no fewer. */
-export async function waitForQueue(listener: MemoryListener, size: number) {
-  for (let i = 0; i < 1000 && listener.queued > size; i++) await turn();
-  await turns();
-  assertEquals(listener.queued, size);
-}
-
-/** Waits before each accept, from the next one on. */
-export function beforeAccepts(
-  listener: MemoryListener,
-  wait: () => unknown,
-): void {
-  const next = listener.next.bind(listener);
-  listener.next = async () => {
-    await wait();
-    return await next();
-  };
-}
+/** An error with a code, as the kernel's have. */
+export const errorOf = (code: unknown) =>
+  Object.assign(new Error(`accept failed: ${String(code)}`), { code });
 
 /** A listener whose every accept fails. */
 export function failing(
@@ -53,13 +32,4 @@ export function failing(
   listener.next = () =>
     listener.closed ? next() : Promise.reject(errorFor(++attempts));
   return listener;
-}
-
-/** Collects what `console.error` is given, until it is disposed of. */
-export function capturedErrors(): unknown[] & Disposable {
-  const { error } = console;
-  const printed: unknown[] = [];
-  console.error = (what: unknown) => void printed.push(what);
-  const dispose = () => void (console.error = error);
-  return Object.assign(printed, { [Symbol.dispose]: dispose });
 }

@@ -1,4 +1,4 @@
-/** What a shutdown or an abort waits for, serves and closes. */
+/** What a shutdown or an abort waits for, serves and closes, and how soon. */
 
 import { assert, assertEquals } from "@std/assert";
 import { serve } from "../../server.ts";
@@ -7,6 +7,8 @@ import {
   answers,
   ask,
   askEach,
+  type Conn,
+  exchange,
   readAll,
   readExactly,
   readText,
@@ -14,46 +16,54 @@ import {
 } from "../testing/clients.ts";
 import { FakeClock } from "../testing/fake_clock.ts";
 import { MemoryListener } from "../testing/memory_network.ts";
-import { start } from "../testing/service.ts";
-import { greeted, inEachMode, inMemory } from "../testing/spec.ts";
-import { memoryNetwork } from "../testing/transports.ts";
-import { turns } from "../testing/timing.ts";
-import { beforeAccepts, errorOf, failing, inSmall, stuck } from "./faults.ts";
+import { withCommand } from "../testing/needs.ts";
+import { ServerProcess } from "../testing/processes.ts";
+import { greeted, inEachMode, inMemory, MODES } from "../testing/spec.ts";
+import { Inbox, turns } from "../testing/timing.ts";
+import { errorOf, failing, inSmall, stuck } from "./faults.ts";
 
 // ------------------------------------------------------- who is in the queue
 
-inMemory(
-  "a shutdown serves a thousand clients in the queue, one by one",
-  { maxConnections: 1 },
-  async ({ server, connectMany, exchanges }) => {
-    const clients = await connectMany(1000);
-    const stopped = server.shutdown();
-    for (const client of clients) {
-      assertEquals(await readExactly(client, GREETING.length), GREETING);
-      await turns(1);
-      assertEquals(await ask(client, "hoge"), "hoge");
-    }
-    await stopped;
-    assertEquals(exchanges.all.length, 1000);
-  },
-);
+/** Waits before each accept, from the next one on. */
+function beforeAccepts(
+  listener: MemoryListener,
+  wait: () => unknown,
+): void {
+  const next = listener.next.bind(listener);
+  listener.next = async () => {
+    await wait();
+    return await next();
+  };
+}
+
+/** Takes a turn of the event loop after so many accepts, from the next one on. */
+function acceptPerTurn(
+  listener: MemoryListener,
+  count: number,
+  onTurn = () => {},
+): void {
+  let accepts = 0;
+  beforeAccepts(listener, async () => {
+    if (++accepts % count > 0) return;
+    await turns(1);
+    onTurn();
+  });
+}
 
 inMemory(
   "a shutdown serves the queue, also if every other accept fails",
   {},
   async ({ network: { listener }, server, connect, connectMany, clock }) => {
     const held = await greeted(connect); // so there is hope
-    const next = listener.next.bind(listener);
     let accepts = 0;
-    listener.next = async () => { // not all of them in one turn
+    beforeAccepts(listener, () => {
       if (++accepts % 2 === 0) throw errorOf("EMFILE");
-      if (accepts % 32 === 1) await turns(1);
-      return await next();
-    };
-    const connected = connectMany(4000);
+      return accepts % 32 === 1 ? turns(1) : undefined; // not all in one turn
+    });
+    const connected = connectMany(2200); // with failures, more than 4097
     const stopped = server.shutdown();
     const asked = connected.then(askEach);
-    assertEquals(await clock.run(asked), answers(4000));
+    assertEquals(await clock.run(asked), answers(2200));
     held.close();
     await clock.run(stopped);
   },
@@ -61,11 +71,10 @@ inMemory(
 
 inMemory("a shutdown serves 4096 clients in the queue", {}, async (service) => {
   const { network: { listener }, server, connectMany } = service;
-  let accepts = 0; // not all of them in one turn
-  beforeAccepts(listener, () => ++accepts % 32 === 0 ? turns(1) : undefined);
-  const connected = connectMany(5000);
+  acceptPerTurn(listener, 32);
+  const connected = connectMany(4300);
   const stopped = server.shutdown();
-  assertEquals(listener.queued, 4999); // one was being waited for
+  assertEquals(listener.queued, 4299); // one was being waited for
   const asked = askEach(await connected);
   await stopped;
   const echoed = (await asked).filter((text) => text.startsWith(GREETING));
@@ -210,15 +219,20 @@ inMemory(
 // ------------------------------------------------------ while accepting fails
 
 for (const end of ["shutdown", "abort"] as const) {
-  inMemory(`${end} ends a back-off`, {}, async (service) => {
-    const { network: { listener }, server, acceptErrors, clock } = service;
-    for (let i = 0; i < 9; i++) listener.fail(new Error("odd"));
-    await clock.run(acceptErrors.waitFor(9)); // now it waits for a second
-    const before = clock.now;
-    end === "abort" ? service.abort() : server.shutdown();
-    await clock.run(server.finished);
-    assertEquals(clock.now, before);
-  });
+  inMemory(
+    `${end} ends a back-off, and soon the server`,
+    {},
+    async (service) => {
+      const { network: { listener }, server, acceptErrors, clock } = service;
+      failing(listener, () => errorOf("EMFILE"));
+      listener.fail(errorOf("EMFILE")); // the accept that is pending
+      await clock.run(acceptErrors.waitFor(12)); // now it waits for a second
+      const before = clock.now;
+      end === "abort" ? service.abort() : server.shutdown();
+      await clock.run(server.finished);
+      assertEquals(clock.now - before, 5 + 10 + 20 + 40 + 80);
+    },
+  );
 }
 
 inMemory(
@@ -250,21 +264,14 @@ inMemory(
   },
 );
 
-for (
-  const [what, codes] of [["lacks descriptors", ["EMFILE"]], [
-    "fails in two ways",
-    ["EMFILE", "EMFILE", "EMFILE", "EMFILE", "EINVAL"],
-  ]] as const
-) {
-  Deno.test(`a shutdown gives up a listener that ${what}`, async () => {
-    using clock = new FakeClock();
-    const error = (attempt: number) => errorOf(codes[attempt % codes.length]);
-    const listener = failing(new MemoryListener(), error);
-    const server = serve(listener, { grace: 0, onAcceptError: () => {} });
-    await clock.run(server.shutdown());
-    assert(clock.now <= 1000, `after ${clock.now} ms`);
-  });
-}
+Deno.test("a shutdown gives up a listener that fails in two ways", async () => {
+  using clock = new FakeClock();
+  const error = (attempt: number) => errorOf(attempt % 5 ? "EMFILE" : "EINVAL");
+  const listener = failing(new MemoryListener(), error);
+  const server = serve(listener, { grace: 0, onAcceptError: () => {} });
+  await clock.run(server.shutdown());
+  assert(clock.now <= 1000, `after ${clock.now} ms`);
+});
 
 // ------------------------------------------------------------- the signal
 
@@ -286,16 +293,152 @@ Deno.test("the server removes its abort listener", async () => {
   assertEquals(listeners.size, 0);
 });
 
-for (const end of ["shutdown", "abort"] as const) {
-  Deno.test(`${end} ends on time after a long lack of descriptors`, async () => {
-    using clock = new FakeClock();
-    const network = memoryNetwork();
-    failing(network.listener, () => errorOf("EMFILE"));
-    const service = start(network, { grace: 0 });
-    await clock.run(service.acceptErrors.waitFor(12)); // now it waits for a second
-    const before = clock.now;
-    end === "abort" ? service.abort() : service.server.shutdown();
-    await clock.run(service.server.finished);
-    assert(clock.now - before <= 1000, `after ${clock.now - before} ms`);
+// ------------------------------------------------------------- newcomers
+
+/** From now on an accept takes two turns of 1 ms, and a newcomer arrives. */
+function arriveForEver(
+  listener: MemoryListener,
+  clock: { now: number },
+): Conn[] {
+  const newcomers: Conn[] = [];
+  beforeAccepts(listener, async () => {
+    for (let turn = 0; turn < 2; turn++) {
+      await turns(1);
+      clock.now++;
+    }
+    if (!listener.closed) newcomers.push(await listener.connect());
   });
+  return newcomers;
 }
+
+inEachMode(
+  "an abort ends within a second, whoever arrives",
+  {},
+  async ({ network: { listener }, server, exchange, abort, clock }) => {
+    const newcomers = arriveForEver(listener, clock);
+    await exchange("hoge"); // by the accept that was pending
+    const before = clock.now;
+    abort();
+    await clock.run(server.finished);
+    const ms = clock.now - before;
+    assert(ms >= 500 && ms <= 1000, `after ${ms} ms`);
+    assert(newcomers.length >= 250, `${newcomers.length} newcomers`);
+  },
+);
+
+inMemory(
+  "a shutdown closes the listener after half a second, and cuts nobody off",
+  { timeout: 0 },
+  async ({ network: { listener }, server, connectMany, exchanges, clock }) => {
+    const clients = await connectMany(20);
+    await turns();
+    const newcomers = arriveForEver(listener, clock);
+    clients.push(...await connectMany(1)); // by the accept that was pending
+    const before = clock.now;
+    const stopped = server.shutdown();
+    while (!listener.closed) await turns(1);
+    const ms = clock.now - before;
+    assert(ms >= 500 && ms <= 520, `after ${ms} ms`);
+    const answers = await Promise.allSettled(
+      [...clients, ...newcomers].map((client) => ask(client, "hoge")),
+    );
+    await stopped;
+    const accepted = answers.filter(({ status }) => status === "fulfilled");
+    for (const answer of accepted) {
+      assertEquals(answer, { status: "fulfilled", value: `${GREETING}hoge` });
+    }
+    // Only who connects in the very moment of the close is reset.
+    assert(accepted.length >= answers.length - 2, `${accepted.length}`);
+    assertEquals(exchanges.all.length, accepted.length);
+  },
+);
+
+for (const mode of MODES) {
+  withCommand(
+    `TCP, ${mode}: a grace of 0 does not wait for newcomers`,
+    async () => {
+      const args = ["-p0", "--grace=0", "--mode", mode];
+      await using command = new ServerProcess(args);
+      const port = await command.ready();
+      const ends = new Inbox<string>();
+      const arrive = () => exchange(port, "hoge").then(ends.push, ends.push);
+      const arriving = setInterval(arrive, 3);
+      await ends.waitFor(50);
+      const { length } = ends.all;
+      command.kill("SIGTERM");
+      // Half a second is under 200 newcomers.
+      const many = ends.waitFor(length + 1000).then(() => "many newcomers");
+      assertEquals(await Promise.race([many, command.code()]), 0);
+      clearInterval(arriving);
+    },
+  );
+}
+
+// ------------------------------ on a machine that is slow, or was stopped
+
+inMemory(
+  "stopped for a second during a shutdown: the queue is served",
+  {},
+  async ({ network: { listener }, server, connectMany, clock }) => {
+    acceptPerTurn(listener, 32);
+    const clients = await connectMany(500);
+    const stopped = server.shutdown();
+    await turns(2);
+    clock.now += 1000;
+    assertEquals(await askEach(clients), answers(500));
+    await stopped;
+  },
+);
+
+inMemory(
+  "a slow machine: a shutdown serves 2000 clients, 128 a turn of 100 ms",
+  {},
+  async ({ network: { listener }, server, connectMany, clock }) => {
+    acceptPerTurn(listener, 128, () => clock.now += 100);
+    const clients = await connectMany(2000);
+    const stopped = server.shutdown();
+    assertEquals(await askEach(clients), answers(2000));
+    await stopped;
+  },
+);
+
+inMemory(
+  "a slow machine: a grace of 0 ends within a second",
+  { grace: 0, mode: "serial" },
+  async ({ network: { listener }, server, connectMany, clock }) => {
+    listener.onAccept = (conn) => {
+      const read = conn.read.bind(conn);
+      conn.read = async (into) => {
+        await turns(1);
+        clock.now += 50;
+        return await read(into);
+      };
+    };
+    const clients = await connectMany(200);
+    for (const client of clients) await send(client, "hoge");
+    const before = clock.now;
+    await clock.run(server.shutdown());
+    assert(clock.now - before <= 1000, `after ${clock.now - before} ms`);
+  },
+);
+
+inMemory(
+  "a shutdown serves the queue on a slow machine too",
+  {},
+  async ({ network: { listener }, server, connectMany, exchanges, clock }) => {
+    listener.onAccept = (conn) => {
+      const write = conn.write.bind(conn);
+      conn.write = async (p) => {
+        await turns(1);
+        clock.now += 5; // for each greeting and echo
+        return await write(p);
+      };
+    };
+    const connected = connectMany(300);
+    const stopped = server.shutdown();
+    const asked = askEach(await connected);
+    await clock.run(stopped);
+    assertEquals(await asked, answers(300));
+    assertEquals(exchanges.all.length, 300);
+  },
+);

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { assertEquals } from "@std/assert";
+import { assert, assertEquals } from "@std/assert";
 import { bytesOf, GREETING, numbers, textOf } from "./bytes.ts";
 import { turn } from "./timing.ts";
 
@@ -43,23 +43,43 @@ export async function greetMany(port: number, count: number): Promise<Clients> {
   return clients;
 }
 
+/** A client that can reset its connection. */
+export interface ResettableClient {
+  write(p: Uint8Array): Promise<unknown>;
+  /** Waits for some data. */
+  received(): Promise<unknown>;
+  reset(): Promise<void>;
+}
+
+export async function connectResettable(
+  port: number,
+): Promise<ResettableClient> {
+  const net = await import("node:net"); // which takes time to load
+  const socket = net.connect(port, "127.0.0.1");
+  socket.on("error", () => {}); // the server may have been first
+  const event = (name: string) =>
+    new Promise<void>((done) => socket.once(name, () => done()));
+  await event("connect");
+  return {
+    write: (p) => new Promise((done) => socket.write(p, done)),
+    received: () => event("data"),
+    reset() {
+      socket.resetAndDestroy();
+      return event("close");
+    },
+  };
+}
+
 /** Connects, and resets the connection after `until`. */
 export async function reset(
   port: number,
   until: "connect" | "data",
   message = "",
 ): Promise<void> {
-  const net = await import("node:net"); // which takes time to load
-  const socket = net.connect(port, "127.0.0.1");
-  socket.on("error", () => {}); // the server may have been first
-  const closed = new Promise((resolve) => socket.once("close", resolve));
-  await new Promise((resolve) => socket.once("connect", resolve));
-  if (message) socket.write(message);
-  if (until === "data") {
-    await new Promise((resolve) => socket.once("data", resolve));
-  }
-  socket.resetAndDestroy();
-  await closed;
+  const client = await connectResettable(port);
+  if (message) client.write(bytesOf(message)); // it need not arrive
+  if (until === "data") await client.received();
+  await client.reset();
 }
 
 /** Writes all of a message: a single write may take only some of it. */
@@ -112,6 +132,15 @@ export function askEach(clients: Conn[]): Promise<string[]> {
 /** What each of so many clients should get then, if nobody has read before. */
 export const answers = (count: number) =>
   numbers(count).map((i) => `${GREETING}${i}`);
+
+/** Closes what may be closed already. */
+export function tryClose(closer: { close(): void }): void {
+  try {
+    closer.close();
+  } catch (error) {
+    assert(error instanceof Deno.errors.BadResource);
+  }
+}
 
 /** One whole exchange; returns everything that the service sent. */
 export async function exchange(port: number, message: string): Promise<string> {

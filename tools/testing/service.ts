@@ -5,7 +5,7 @@
  */
 
 import { type Exchange, serve, type ServeOptions } from "../../server.ts";
-import { ask, type Conn } from "./clients.ts";
+import { ask, type Conn, tryClose } from "./clients.ts";
 import { Inbox } from "./timing.ts";
 import type { Network } from "./transports.ts";
 
@@ -74,11 +74,3 @@ export function start<N extends Network>(
 
 /** What {@linkcode start} returns. */
 export type Service<N extends Network = Network> = ReturnType<typeof start<N>>;
-
-function tryClose(conn: Conn): void {
-  try {
-    conn.close();
-  } catch {
-    // The test has closed it.
-  }
-}

@@ -7,7 +7,12 @@
 
 import { output } from "./child.ts";
 import { MemoryListener, type MemoryOptions } from "./memory_network.ts";
-import { type Conn, connect } from "./clients.ts";
+import {
+  type Conn,
+  connect,
+  connectResettable,
+  type ResettableClient,
+} from "./clients.ts";
 import type { Need } from "./needs.ts";
 
 /** A listener, and a way to connect to it. */
@@ -22,14 +27,6 @@ export interface Network {
   lots: number;
   /** Removes what the closed listener leaves behind. */
   clean?(): Promise<void>;
-}
-
-/** A client that can reset its connection. */
-export interface ResettableClient {
-  write(p: Uint8Array): Promise<unknown>;
-  /** Waits for some data. */
-  received(): Promise<unknown>;
-  reset(): Promise<void>;
 }
 
 /** A network whose clients can reset their connections. */
@@ -69,11 +66,6 @@ export const unix = transport(
 export const TRANSPORTS: Transport[] = [memory, tcp, tls, unix];
 export const RESETTABLE: Transport<ResettableNetwork>[] = [memory, tcp];
 
-export async function accept({ listener }: Network): Promise<Conn> {
-  const { value } = await listener[Symbol.asyncIterator]().next();
-  return value;
-}
-
 export function memoryNetwork(options: MemoryOptions = {}) {
   const listener = new MemoryListener({ bufferSize: 10_000, ...options });
   const connect = () => listener.connect();
@@ -98,28 +90,15 @@ export function tcpNetwork() {
   return {
     listener,
     connect: () => connect(port),
-    connectResettable: async () => {
-      const net = await import("node:net"); // which takes time to load
-      const socket = net.connect(port, LOCALHOST.hostname);
-      socket.on("error", () => {}); // the server may have been first
-      await new Promise((resolve) => socket.once("connect", resolve));
-      return {
-        write: (p: Uint8Array) =>
-          new Promise<unknown>((done) => socket.write(p, done)),
-        received: () =>
-          new Promise<unknown>((resolve) => socket.once("data", resolve)),
-        reset: () =>
-          new Promise<void>((closed) =>
-            socket.resetAndDestroy().once("close", () => closed())
-          ),
-      };
-    },
+    connectResettable: () => connectResettable(port),
     lots: LOTS,
   };
 }
 
-export async function tlsNetwork() {
-  const pem = await certificate();
+let certificate: Promise<string> | undefined; // making one takes a while
+
+async function tlsNetwork() {
+  const pem = await (certificate ??= createCertificate());
   const listener = Deno.listenTls({ ...LOCALHOST, cert: pem, key: pem });
   const connectTls = async () => {
     const conn = await connect(listener.addr.port);
@@ -129,7 +108,7 @@ export async function tlsNetwork() {
   return { listener, connect: connectTls, lots: LOTS };
 }
 
-export async function unixNetwork() {
+async function unixNetwork() {
   const dir = await Deno.makeTempDir();
   const path = `${dir}/echo.sock`;
   return {
@@ -138,13 +117,6 @@ export async function unixNetwork() {
     clean: () => Deno.remove(dir, { recursive: true }),
     lots: 1 << 20,
   };
-}
-
-let pem: Promise<string> | undefined;
-
-/** A key and a certificate for `localhost`, both in one text; made once. */
-function certificate(): Promise<string> {
-  return pem ??= createCertificate();
 }
 
 /** Makes a key and a certificate for `localhost`, both in one text. */

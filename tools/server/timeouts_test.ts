@@ -33,19 +33,6 @@ inSmall(
   },
 );
 
-inMemory(
-  "data that has arrived is read before a timeout",
-  {},
-  async (service) => {
-    const { connect, outcomes, clock } = service;
-    const client = await greeted(connect);
-    setTimeout(() => send(client, "hoge").catch(() => {}), 0); // next turn
-    clock.advance(60_000);
-    assertEquals(await readText(client), "hoge");
-    assertEquals(await outcomes(1), ["echoed"]);
-  },
-);
-
 // ------------------------------------------------- if the process was stopped
 
 inMemory("after a long stop, data may take some turns", {}, async (service) => {
@@ -76,43 +63,35 @@ inMemory("others delay a timeout for some turns only", {}, async (service) => {
 // Deno polls some 128 operations per turn: a read and an echo of 64 clients.
 inMemory("after a long stop, a crowd takes its turns", {}, async (service) => {
   const { connectMany, outcomes, clock } = service;
-  const clients = await connectMany(10_000);
+  const clients = await connectMany(4500); // too many for 64 turns
   await turns();
   clock.now += 61_000;
   clock.advance(0);
-  for (let i = 0; i < 10_000; i++) {
+  for (const [i, client] of clients.entries()) {
     if (i % 64 === 0) await turns(1);
-    await send(clients[i], "hoge").catch(() => {});
+    await send(client, "hoge").catch(() => {}); // then its outcome tells
   }
-  const missed = (await outcomes(10_000)).filter((one) => one !== "echoed");
-  assertEquals(missed.length, 0);
+  assertEquals(new Set(await outcomes(4500)), new Set(["echoed"]));
 });
 
 // --------------------------------------------------------------------- timers
 
-inMemory("thousands of connections share one timer", {}, async (service) => {
-  const { server, connectMany, outcomes, clock } = service;
-  await connectMany(5000);
-  await turns();
-  assertEquals(server.connections, 5000);
-  await clock.run(outcomes(5000));
-  assert((await outcomes(5000)).every((outcome) => outcome === "timeout"));
-  const { length } = clock.delays.filter((ms) => ms > 50); // not of pacing
-  assert(length > 0 && length < 10, `${length} timers`);
-});
-
-inMemory("deadlines within 20 ms expire together", {}, async (service) => {
-  const { connect, exchanges, clock } = service;
-  for (let i = 0; i < 100; i++) {
-    await greeted(connect);
-    clock.advance(1);
-  }
-  const before = clock.delays.length;
-  await clock.run(exchanges.waitFor(100));
-  const timers = clock.delays.slice(before).filter((ms) => ms > 0);
-  assert(timers.length <= 7, `${timers}`);
-  assert(exchanges.all.every(({ ms }) => ms >= 60_000 && ms <= 60_020));
-});
+inMemory(
+  "deadlines share a timer, for 20 ms each time",
+  {},
+  async (service) => {
+    const { connect, exchanges, clock } = service;
+    for (let i = 0; i < 100; i++) {
+      await greeted(connect);
+      clock.advance(1);
+    }
+    await clock.run(exchanges.waitFor(100));
+    const isForDeadlines = (ms: number) => ms > 0 && ms !== 50; // or of pacing
+    const timers = clock.delays.filter(isForDeadlines);
+    assert(timers.length <= 8, `${timers}`);
+    assert(exchanges.all.every(({ ms }) => ms >= 60_000 && ms <= 60_020));
+  },
+);
 
 inMemory("a timer that finds nothing due is set anew", {}, async (service) => {
   const { connect, clock } = service;
