@@ -36,17 +36,20 @@ function beforeAccepts(
   };
 }
 
-/** Takes a turn of the event loop after so many accepts, from the next one on. */
+/** Takes turns of the event loop after so many accepts, from the next one on. */
 function acceptPerTurn(
   listener: MemoryListener,
   count: number,
   onTurn = () => {},
+  turnsNeeded = 1,
 ): void {
   let accepts = 0;
   beforeAccepts(listener, async () => {
     if (++accepts % count > 0) return;
-    await turns(1);
-    onTurn();
+    for (let turn = 0; turn < turnsNeeded; turn++) {
+      await turns(1);
+      onTurn();
+    }
   });
 }
 
@@ -390,15 +393,48 @@ inMemory(
   },
 );
 
+// The turn after many accepts goes to the first operations of these clients.
+for (const turnsNeeded of [1, 2]) {
+  inMemory(
+    `a slow machine: a shutdown serves 2000 clients, 128 in ${turnsNeeded} turns of 100 ms`,
+    {},
+    async ({ network: { listener }, server, connectMany, clock }) => {
+      acceptPerTurn(listener, 128, () => clock.now += 100, turnsNeeded);
+      const clients = await connectMany(2000);
+      const stopped = server.shutdown();
+      assertEquals(await askEach(clients), answers(2000));
+      await stopped;
+    },
+  );
+}
+
 inMemory(
-  "a slow machine: a shutdown serves 2000 clients, 128 a turn of 100 ms",
-  {},
+  "a slow machine: a grace of 0 ends within a second, however long the queue",
+  { grace: 0 },
   async ({ network: { listener }, server, connectMany, clock }) => {
-    acceptPerTurn(listener, 128, () => clock.now += 100);
-    const clients = await connectMany(2000);
-    const stopped = server.shutdown();
-    assertEquals(await askEach(clients), answers(2000));
-    await stopped;
+    acceptPerTurn(listener, 64, () => clock.now += 100);
+    await connectMany(2000);
+    await clock.run(server.shutdown());
+    assert(clock.now <= 1000, `after ${clock.now} ms`);
+  },
+);
+
+inMemory(
+  "a slow machine: a grace of 0 ends within a second, whoever makes progress",
+  { grace: 0, greeting: new Uint8Array(1 << 20) },
+  async ({ server, connect, clock }) => {
+    const client = await connect();
+    await turns();
+    const ended = server.shutdown().then(() => clock.now);
+    const reading = (async () => {
+      while (await client.read(new Uint8Array(100))) {
+        await turns(1);
+        clock.now += 50;
+      }
+    })();
+    const ms = await clock.run(ended);
+    assert(ms <= 1000, `after ${ms} ms`);
+    await reading;
   },
 );
 
