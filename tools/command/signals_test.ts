@@ -62,11 +62,13 @@ withCommand(
       const isLate = sinceSignal() >= limit;
       command.kill("SIGTERM");
       await delay(150);
+      const sinceContinue = stopwatch();
       command.kill("SIGCONT");
       const echo = await ask(clients[0], "last words").catch(String);
-      if (isLate) return "late";
+      const code = await command.code();
+      if (code !== 0 && (isLate || sinceContinue() >= limit)) return "late";
+      assertEquals(code, 0);
       assertEquals(echo, "last words");
-      assertEquals(await command.code(), 0);
     }),
 );
 
