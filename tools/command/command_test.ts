@@ -1,13 +1,13 @@
 /**
- * This room tests the command, `main.ts`: here from its start to its end, then
- * its limits, what it listens on, its log, its options and its signals.
+ * This room tests the command, `main.ts`: here from its start to its end; then
+ * the limits of the machine, what it listens on, its log, options and signals.
  *
  * @module
  */
 
 import { assertEquals, assertMatch } from "@std/assert";
-import { output } from "../testing/child.ts";
 import { ServerProcess } from "../testing/processes.ts";
+import { output } from "../testing/child.ts";
 import { folder, readFile } from "../testing/folder.ts";
 import { GREETING } from "../testing/bytes.ts";
 import {
@@ -20,7 +20,7 @@ import {
   send,
 } from "../testing/clients.ts";
 import { needs, withCommand } from "../testing/needs.ts";
-import { delay, stopwatch, tryWithin } from "../testing/timing.ts";
+import { delay } from "../testing/timing.ts";
 
 withCommand(
   "command: says when it is ready, serves, logs, and sums up",
@@ -85,19 +85,6 @@ withCommand("command: --max-connections reaches the service", async () => {
   assertMatch(await command.event("exchange"), / bytes=3 /);
 });
 
-withCommand(
-  "command: --grace reaches the service",
-  () =>
-    tryWithin([10, 10, 10], async (preset) => {
-      await using command = new ServerProcess(["-p0", "--grace=0"]);
-      using _idle = await greetMany(await command.ready(), 1);
-      const sinceSignal = stopwatch();
-      command.kill("SIGTERM");
-      assertEquals(await command.code(), 0);
-      if (sinceSignal() >= preset) return "late"; // that was the default
-    }),
-);
-
 needs(
   ["net", "run", "read", "write"],
   [],
@@ -109,17 +96,15 @@ needs(
     const readme = await readFile("README.md");
     const [, args] = readme.match(/^deno (install .*) main\.ts$/m)!;
     await output([deno, ...args.split(" "), "--root", root, "main.ts"]);
-    {
-      const bin = deno.slice(0, deno.lastIndexOf("/"));
-      const path = 'PATH="$0:$PATH"; exec "$@"'; // it looks for deno there
-      await using command = new ServerProcess(
-        ["--port", "0", "--reuse-port"],
-        ["sh", "-c", path, bin, `${root}/bin/echo-server`],
-      );
-      const port = await command.ready();
-      assertEquals(await exchange(port, "hoge"), GREETING + "hoge");
-      command.kill("SIGTERM");
-      assertEquals(await command.code(), 0);
-    }
+    const bin = deno.slice(0, deno.lastIndexOf("/"));
+    const path = 'PATH="$0:$PATH"; exec "$@"'; // it looks for deno there
+    await using command = new ServerProcess(
+      ["--port", "0", "--reuse-port"],
+      ["sh", "-c", path, bin, `${root}/bin/echo-server`],
+    );
+    const port = await command.ready();
+    assertEquals(await exchange(port, "hoge"), GREETING + "hoge");
+    command.kill("SIGTERM");
+    assertEquals(await command.code(), 0);
   },
 );

@@ -1,12 +1,12 @@
-/** The command where the machine sets limits, or clients reset. */
+/** The limits: descriptors, timeouts and resets, a machine that stops it. */
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { output } from "../testing/child.ts";
 import {
   runMainLimited,
   runPretending,
   ServerProcess,
 } from "../testing/processes.ts";
+import { output } from "../testing/child.ts";
 import { bytesOf, GREETING } from "../testing/bytes.ts";
 import {
   ask,
@@ -162,12 +162,12 @@ withCommand(
   "limits: what ends the command is named, though one error a second is logged",
   async () => {
     await using command = new ServerProcess(
-      ["-p0"],
+      ["-p0", "--json"],
       runPretending(
         `const { listen } = Deno;
         Deno.listen = (options) => {
           const listener = listen(options);
-          const errors = [new Error("odd")];
+          const errors = [new Error("odd \\u001b")];
           const next = () =>
             Promise.reject(errors.pop() || new Deno.errors.BadResource("dead"));
           listener[Symbol.asyncIterator] = () => ({ next });
@@ -177,8 +177,10 @@ withCommand(
       ),
     );
     assertEquals(await command.code(), 1);
-    assertMatch(command.stderr.all[0], / accept-error error=odd$/);
-    await command.event("accept-failed error=dead");
+    const [first, second] = command.stderr.all.map((line) => JSON.parse(line));
+    const { event, error } = first;
+    assertEquals([event, error], ["accept-error", "odd \x1b"]);
+    assertEquals([second.event, second.error], ["accept-failed", "dead"]);
   },
 );
 

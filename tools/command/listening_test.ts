@@ -1,19 +1,23 @@
 /** What the command can listen on, and with which permissions. */
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { output } from "../testing/child.ts";
 import { runMain, runPretending, ServerProcess } from "../testing/processes.ts";
+import { output } from "../testing/child.ts";
 import { folder } from "../testing/folder.ts";
 import { GREETING } from "../testing/bytes.ts";
-import {
-  ask,
-  connect,
-  connectMany,
-  exchange,
-  greetMany,
-} from "../testing/clients.ts";
+import { ask, connect, exchange, greetMany } from "../testing/clients.ts";
 import { IPV6, needs, queueOf, withCommand } from "../testing/needs.ts";
 import { createCertificate } from "../testing/transports.ts";
+
+/** Runs the command, which says in one line why it cannot, and exits with 1. */
+async function refuses(args: string[], why: string, program?: string[]) {
+  await using command = new ServerProcess(args, program);
+  assertEquals(await command.code(), 1);
+  assertEquals(command.stdout.all, []);
+  assertEquals(command.stderr.all.length, 1, `${command.stderr.all}`);
+  const line = `echo-server: ${why}`; // how it begins: Deno may say more
+  assertEquals(command.stderr.all[0].slice(0, line.length), line);
+}
 
 withCommand(
   "listening: a system error is one line and exit code 1",
@@ -29,29 +33,24 @@ withCommand(
         ["--host", "192.0.2.1", "--port", "0"],
         "192.0.2.1:0: this machine does not have that address",
       ],
-      [["--host", "a b\n", "--port", "0"], "a b :0: invalid host"],
+      [["--host", "a: b\n", "--port", "0"], "a: b :0: invalid host"],
       [
         ["--host", "a\x1b[31m", "--port", "0"],
         String.raw`a\u001b[31m:0: invalid host 'a\u001b[31m'`,
       ],
       [
-        ["--port", "0"],
-        "0.0.0.0:0: run it with --allow-net=0.0.0.0:0",
+        ["--host", "[::1]", "--port", "0"],
+        "[::1]:0: run it with --allow-net=[::1]:0",
         runMain(),
       ],
       [
-        ["--port", "31002"],
-        "0.0.0.0:31002: run it with --allow-net=0.0.0.0:31002",
+        ["--host", "2001:db8::1", "--port", "31002"],
+        "[2001:db8::1]:31002: run it with --allow-net=[2001:db8::1]:31002",
         runMain("--allow-net=0.0.0.0:31001"),
       ],
     ];
     for (const [args, why, program] of cases) {
-      await using command = new ServerProcess(args, program);
-      assertEquals(await command.code(), 1);
-      assertEquals(command.stdout.all, []);
-      assertEquals(command.stderr.all.length, 1, `${command.stderr.all}`);
-      const line = `echo-server: cannot listen on ${why}`;
-      assertEquals(command.stderr.all[0].slice(0, line.length), line);
+      await refuses(args, `cannot listen on ${why}`, program);
     }
   },
 );
@@ -124,23 +123,22 @@ needs(
   },
 );
 
-withCommand("listening: a binary is to be compiled with more", async () => {
-  await using command = new ServerProcess(
-    ["-p0"],
-    runPretending(
-      `Deno.listen = () => {
-        throw new Deno.errors.NotCapable(
-          'Requires net access to "0.0.0.0:0", specify the required ' +
-          'permissions during compilation using \\x60deno compile --allow-net\\x60');
-      }`,
-      "--allow-net",
+withCommand(
+  "listening: a binary is to be compiled with more",
+  () =>
+    refuses(
+      ["-p0"],
+      "cannot listen on 0.0.0.0:0: compile it with --allow-net=0.0.0.0:0",
+      runPretending(
+        `Deno.listen = () => {
+          throw new Deno.errors.NotCapable(
+            'Requires net access to "0.0.0.0:0", specify the required ' +
+            'permissions during compilation using \\x60deno compile --allow-net\\x60');
+        }`,
+        "--allow-net",
+      ),
     ),
-  );
-  assertEquals(await command.code(), 1);
-  assertEquals(command.stderr.all, [
-    "echo-server: cannot listen on 0.0.0.0:0: compile it with --allow-net=0.0.0.0:0",
-  ]);
-});
+);
 
 /** A folder with a key, a certificate, and what is neither. */
 async function pemFiles() {
@@ -190,47 +188,17 @@ withTls(
 
 withTls("--reuse-port shares the port", async () => {
   await using files = await pemFiles();
-  const { cert, key } = files;
-  const args = ["--reuse-port", "--cert", cert, "--key", key];
-  const program = runMain("--allow-net", "--allow-read");
-  await using one = new ServerProcess(["-p0", ...args], program);
-  const port = await one.ready();
-  await using two = new ServerProcess([`-p${port}`, ...args], program);
-  assertEquals(await two.ready(), port);
+  await using command = new ServerProcess(
+    ["-p0", "--reuse-port", "--cert", files.cert, "--key", files.key],
+    runMain("--allow-net", "--allow-read"),
+  );
+  const port = await command.ready();
+  Deno.listen({ port, reusePort: true }).close(); // or the port is in use
 });
 
-withTls("a bad file is one line that names it", async () => {
+withTls("a refusal is one line that names the file or the host", async () => {
   await using files = await pemFiles();
   const { dir, cert, key, other, junk } = files;
-  const none = `${dir}/none.pem`;
-  const cases: [string, string, string, string?][] = [
-    [none, key, `cannot read ${none}: no such file or directory`],
-    [cert, none, `cannot read ${none}: no such file or directory`],
-    [dir, key, `cannot read ${dir}: is a directory`],
-    [junk, key, `${junk} is not a PEM certificate`],
-    [cert, junk, `${junk} is not a PEM private key`],
-    [cert, cert, `${cert} is not a PEM private key`],
-    [cert, other, `${other} does not match ${cert}`],
-    [
-      cert,
-      key,
-      `cannot read ${key}: run it with --allow-read=${key}`,
-      `--allow-read=${cert}`,
-    ],
-  ];
-  for (const [cert, key, line, permission = "--allow-read"] of cases) {
-    await using command = new ServerProcess(
-      ["-p0", "--cert", cert, "--key", key],
-      runMain("--no-prompt", "--allow-net", permission),
-    );
-    assertEquals(await command.code(), 1);
-    assertEquals(command.stderr.all, [`echo-server: ${line}`]);
-  }
-});
-
-withTls("a key that cannot be used is one line that says why", async () => {
-  await using files = await pemFiles();
-  const { dir, cert } = files;
   const script = `cd "$0"
 openssl genrsa -out 1024 1024
 openssl genrsa -out plain 2048
@@ -239,98 +207,60 @@ encrypt="openssl rsa -in plain -aes128 -passout pass:hoge"
 $encrypt -out encrypted
 $encrypt -traditional -out traditional`;
   await output(["sh", "-ec", script, dir]);
+  const none = `${dir}/none.pem`;
   const unsupported =
     "is not a key that Deno supports: try RSA of 2048 bits or P-256";
-  const cases = [
-    ["1024", unsupported],
-    ["k1", unsupported],
-    ["encrypted", "is encrypted"],
-    ["traditional", "is encrypted"],
+  const tls = (cert: string, key: string) => ["--cert", cert, "--key", key];
+  const cases: [string[], string, string[]?][] = [
+    [tls(none, key), `cannot read ${none}: no such file or directory`],
+    [tls(junk, key), `${junk} is not a PEM certificate`],
+    [tls(cert, junk), `${junk} is not a PEM private key`],
+    [tls(cert, other), `${other} does not match ${cert}`],
+    [tls(cert, `${dir}/1024`), `${dir}/1024 ${unsupported}`],
+    [tls(cert, `${dir}/k1`), `${dir}/k1 ${unsupported}`],
+    [tls(cert, `${dir}/encrypted`), `${dir}/encrypted is encrypted`],
+    [tls(cert, `${dir}/traditional`), `${dir}/traditional is encrypted`],
+    [
+      tls(cert, key),
+      `cannot read ${key}: run it with --allow-read=${key}`,
+      ["--allow-net", `--allow-read=${cert}`],
+    ],
+    [
+      ["--host", "certificate!", ...tls(cert, key)], // it is not blamed on it
+      "cannot listen on certificate!:0: invalid host",
+    ],
+    [
+      ["--host", "my-key.example", ...tls(cert, key)],
+      "cannot listen on my-key.example:0: run it with --allow-net=my-key.example:0",
+      ["--allow-read"],
+    ],
   ];
-  for (const [name, why] of cases) {
-    const key = `${dir}/${name}`;
-    await using command = new ServerProcess(
-      ["-p0", "--cert", cert, "--key", key],
-      runMain("--allow-net", "--allow-read"),
-    );
-    assertEquals(await command.code(), 1);
-    assertEquals(command.stderr.all, [`echo-server: ${key} ${why}`]);
+  const all = ["--allow-net", "--allow-read"];
+  for (const [args, why, permissions = all] of cases) {
+    const program = runMain(...permissions);
+    await refuses(["-p0", ...args], why, program);
   }
 });
 
 withTls("the log says why an exchange has failed", async () => {
   await using files = await pemFiles();
-  const { cert, key } = files;
-  const formats = [["-v", / error="(.+)"$/], [
-    "--json",
-    /"error":"(.+)"}$/,
-  ]] as const;
-  for (const [format, reason] of formats) {
-    await using command = new ServerProcess(
-      [
-        "-p0",
-        "--cert",
-        cert,
-        "--key",
-        key,
-        "-v",
-        ...format === "-v" ? [] : [format],
-      ],
-      runMain("--allow-net", "--allow-read"),
-    );
-    const port = await command.ready();
-    await exchange(port, "plain text \x1b[31m").catch(() => {});
-    await command.event("exchange", 1);
-    const client = `openssl s_client -connect 127.0.0.1:${port}`;
-    const old = `${client} -tls1_1 -cipher ALL:@SECLEVEL=0`;
-    await output(old.split(" ")).catch(() => {});
-    await command.event("exchange", 2);
-    const careful = `${client} -verify_return_error`; // it knows no certificate
-    await output(careful.split(" ")).catch(() => {});
-    await command.event("exchange", 3);
-    const reasons = command.stderr.all.map((line) => line.match(reason)?.[1]);
-    assertEquals(new Set(reasons).size, 3, `${command.stderr.all}`);
-    for (const reason of reasons) assertMatch(`${reason}`, /^[\w :()]+$/);
-    assertEquals(`${reasons}`.includes("plain"), false);
-  }
+  await using command = new ServerProcess(
+    ["-p0", "--cert", files.cert, "--key", files.key, "-v"],
+    runMain("--allow-net", "--allow-read"),
+  );
+  const port = await command.ready();
+  const client = (options: string) =>
+    output(`openssl s_client -connect 127.0.0.1:${port} ${options}`.split(" "))
+      .catch(() => {}); // it is refused, or refuses
+  await exchange(port, "plain text \x1b[31m").catch(() => {});
+  await command.event("exchange", 1);
+  await client("-tls1_1 -cipher ALL:@SECLEVEL=0");
+  await command.event("exchange", 2);
+  await client("-verify_return_error"); // it does not know the certificate
+  await command.event("exchange", 3);
+  const reasons = command.stderr.all
+    .map((line) => line.match(/ error="(.+)"$/)?.[1]);
+  assertEquals(new Set(reasons).size, 3, `${command.stderr.all}`);
+  for (const reason of reasons) assertMatch(`${reason}`, /^[\w :()]+$/);
+  assertEquals(`${reasons}`.includes("plain"), false);
 });
-
-withTls("an error that names the host is not blamed on the files", async () => {
-  await using files = await pemFiles();
-  const tls = ["--cert", files.cert, "--key", files.key];
-  const cases: [string, string, string[]][] = [
-    ["my-key.example", "run it with --allow-net=my-key.example:0", []],
-    ["certificate!", "invalid host", ["--allow-net"]],
-  ];
-  for (const [host, why, permissions] of cases) {
-    await using command = new ServerProcess(
-      ["-p0", "--host", host, ...tls],
-      runMain("--no-prompt", "--allow-read", ...permissions),
-    );
-    assertEquals(await command.code(), 1);
-    const line = `echo-server: cannot listen on ${host}:0: ${why}`;
-    assertEquals(command.stderr.all[0].slice(0, line.length), line);
-  }
-});
-
-withTls(
-  "clients without a handshake do not block other clients",
-  async () => {
-    await using files = await pemFiles();
-    const { cert, key } = files;
-    await using command = new ServerProcess(
-      ["-p0", "--cert", cert, "--key", key, "-v"],
-      runMain("--allow-net", "--allow-read"),
-    );
-    const port = await command.ready();
-    using _silent = await connectMany(port, 200);
-    const caCerts = [await Deno.readTextFile(cert)];
-    using conn = await Deno.startTls(await connect(port), {
-      hostname: "localhost",
-      caCerts,
-    });
-    assertEquals(await ask(conn, "hoge"), `${GREETING}hoge`);
-    await command.event("outcome=echoed");
-    assertEquals(command.stderr.all.length, 1);
-  },
-);

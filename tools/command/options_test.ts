@@ -1,6 +1,7 @@
 /** The options: which are accepted, and how the others are refused. */
 
 import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
+import denoJson from "../../deno.json" with { type: "json" };
 import { parseOptions } from "../../main.ts";
 import { redirected, runMain, ServerProcess } from "../testing/processes.ts";
 import { readFile } from "../testing/folder.ts";
@@ -80,34 +81,23 @@ Deno.test("options: every way to write a value", () => {
 
 Deno.test("options: every refusal names the option and the value", () => {
   const refused: [string[], string][] = [];
-  for (
-    const value of [
+  const numbers = {
+    port: [
+      ...["", " 1", "1 ", "99999999999999999999999"],
       ..."65536 -1 1e3 0x10 0b1 0o7 NaN Infinity 1.5 1. .5 1_000 +1 ١ 1n"
         .split(" "),
-      "",
-      " 1",
-      "1 ",
-      "99999999999999999999999",
-    ]
-  ) {
-    const why = `--port: ${JSON.stringify(value)} is not a whole number`;
-    refused.push([["--port", value], why], [[`--port=${value}`], why]);
-  }
-  for (
-    const value of "-1 1e3 NaN Infinity 1. . 0.0001 2147484 1,5".split(" ")
-  ) {
-    refused.push(
-      [["--timeout", value], `--timeout: "${value}" is not a number`],
-      [["--grace", value], `--grace: "${value}" is not a number`],
-    );
-  }
-  for (const value of ["0", "1.5", "1073741825", ""]) {
-    refused.push([["--max-bytes", value], `--max-bytes: "${value}" is not`]);
-  }
-  for (const value of ["0", "None", "1000000001", ""]) {
-    refused.push(
-      [["--max-connections", value], `--max-connections: "${value}" is not`],
-    );
+    ],
+    timeout: "-1 1e3 NaN Infinity 1. . 0.0001 2147484 1,5".split(" "),
+    grace: ["-1", "0.0001"],
+    "max-bytes": ["", "0", "1.5", "1073741825"],
+    "max-connections": ["", "0", "None", "1000000001"],
+  };
+  for (const [name, values] of Object.entries(numbers)) {
+    const what = /timeout|grace/.test(name) ? "a number" : "a whole number";
+    for (const value of values) {
+      const why = `--${name}: ${JSON.stringify(value)} is not ${what}`;
+      refused.push([[`--${name}`, value], why], [[`--${name}=${value}`], why]);
+    }
   }
   refused.push(
     [["--port"], "--port: needs a value"],
@@ -124,9 +114,6 @@ Deno.test("options: every refusal names the option and the value", () => {
       `--unix: cannot be combined with ${other.split("=")[0]}`,
     ]),
     [["--help", "false"], 'unknown argument "false"'],
-    [["-v", "false"], 'unknown argument "false"'],
-    [["--json", "false"], 'unknown argument "false"'],
-    [["--verbose", "true"], 'unknown argument "true"'],
     [["-pv"], '--port: "v" is not a whole number'],
     [["-vx"], 'unknown option "-x"'],
     [["--", "--", "-p7"], 'unknown option "-p7"'],
@@ -143,9 +130,7 @@ Deno.test("options: every refusal names the option and the value", () => {
     [["--json="], "--json: takes no value"],
     [["-v=yes"], "--verbose: takes no value"],
     [["--no-verbose"], 'unknown option "--no-verbose"'],
-    [["--no-port"], 'unknown option "--no-port"'],
     [["--no-port=3"], 'unknown option "--no-port=3"'],
-    [["--no-help=no"], 'unknown option "--no-help=no"'],
     [["--no-json=false", "1"], 'unknown option "--no-json=false"'],
     [["--prot", "1"], 'unknown option "--prot"'],
     [["-x"], 'unknown option "-x"'],
@@ -167,84 +152,26 @@ Deno.test("options: every refusal names the option and the value", () => {
   }
 });
 
-Deno.test("options: a greeting of a megabyte", () => {
+Deno.test("options: a greeting of a megabyte, seventy thousand flags", () => {
   const { greeting } = parseOptions(["--greeting", "x".repeat(1 << 20)]);
   assertEquals(greeting.length, 1 << 20);
-});
-
-/** How many characters and elements the calls during `fn` could look at. */
-function workOf(fn: () => void): number {
-  let work = 0;
-  const patched: [object, PropertyKey, unknown][] = [];
-  const patch = (on: object, ...keys: PropertyKey[]) => {
-    for (const key of keys) {
-      const original = Reflect.get(on, key);
-      patched.push([on, key, original]);
-      Reflect.set(on, key, function (this: { length: number }, ...args: []) {
-        work += this.length;
-        return original.apply(this, args);
-      });
-    }
-  };
-  patch(
-    ...[String.prototype, "slice", "substring", "replace", "split", "match"],
-    ...["matchAll", "indexOf", "concat", "startsWith", Symbol.iterator],
-  );
-  patch(
-    ...[Array.prototype, "slice", "splice", "concat", "shift", "unshift"],
-    ...["indexOf", "includes", "find", "map", "filter", Symbol.iterator],
-  );
-  try {
-    fn();
-  } finally {
-    for (const [on, key, original] of patched) Reflect.set(on, key, original);
-  }
-  return work;
-}
-
-Deno.test("options: twice as many of them are twice the work, not more", () => {
-  const lists: ((count: number) => string[])[] = [
-    (count) => ["-" + "v".repeat(count)],
-    (count) => Array(count).fill("-v"),
-    (count) => Array(count).fill("--json"),
-    (count) => ["--greeting", "x".repeat(count)],
-    (count) => ["--greeting", "\\n".repeat(count)],
-  ];
-  for (const list of lists) {
-    const [once, twice] = [5_000, 10_000]
-      .map((count) => workOf(() => parseOptions(list(count))));
-    assert(twice < 3 * once, `${list}: ${once}, then ${twice}`);
-  }
-});
-
-Deno.test("options: seventy thousand flags", () => {
   assertEquals(parseOptions(["-" + "v".repeat(70_000)]).verbose, true);
 });
 
 Deno.test("options: thousands of generated argument lists", () => {
   const random = new Random(1);
   const names = [
-    ..."port host unix cert key greeting max-bytes timeout max-connections mode grace"
-      .split(
-        " ",
-      ),
-    ..."reuse-port verbose json help version x __proto__ p v h V".split(" "),
     "",
+    ..."port host unix cert key greeting max-bytes timeout max-connections mode"
+      .split(" "),
+    ..."grace reuse-port verbose json help version x __proto__ p v h V"
+      .split(" "),
   ];
   const values = [
+    ...["", " ", "\n", "\u2028\u009b", "9".repeat(400)],
     ..."0 1 -1 65535 65536 1e3 0x10 1.5 NaN Infinity true false none serial"
       .split(" "),
-    "",
-    " ",
-    "\\r",
-    "\\",
-    "\n",
-    "\u2028\u009b",
-    "é",
-    "=",
-    "--",
-    "-",
-    "9".repeat(400),
+    ..."\\r \\ é = -- -".split(" "),
   ];
   const shapes = [
     () => `--${random.pick(...names)}`,
@@ -257,7 +184,7 @@ Deno.test("options: thousands of generated argument lists", () => {
     () => random.pick(...values),
   ];
   let accepted = 0, refused = 0;
-  for (let i = 0; i < 5_000; i++) {
+  for (let i = 0; i < 2_000; i++) {
     const args = Array.from(
       { length: random.int(0, 4) },
       () => random.pick(...shapes)(),
@@ -277,52 +204,38 @@ Deno.test("options: thousands of generated argument lists", () => {
       refused++;
     }
   }
-  assert(accepted > 500 && refused > 500, `${accepted}, ${refused}`);
+  assert(accepted > 200 && refused > 200, `${accepted}, ${refused}`);
 });
 
-withCommand("options: --help and --version", async () => {
+withCommand("options: --version, and the README shows --help", async () => {
   await using help = new ServerProcess(["--help"]);
   await using version = new ServerProcess(["-V"]);
   assertEquals([await help.code(), await version.code()], [0, 0]);
   assertEquals(help.stderr.all.length + version.stderr.all.length, 0);
-  const { version: is } = JSON.parse(await readFile("deno.json"));
-  assertEquals(version.stdout.all, [`echo-server ${is}`]);
-  assertEquals(help.stdout.all[0], `echo-server ${is}`);
-});
-
-withCommand("options: the README shows what --help prints", async () => {
-  await using help = new ServerProcess(["--help"]);
-  await help.code();
+  assertEquals(version.stdout.all, [`echo-server ${denoJson.version}`]);
   const readme = await readFile("README.md");
   const shown = readme.match(/\$ .* --help\n([^]*?)```/)?.[1] ?? "";
   assertEquals(shown.trimEnd().split("\n"), help.stdout.all);
   assert(help.stdout.all.every((line) => line.length <= 80));
 });
 
-withCommand("options: --help on a full disk is one line", async () => {
-  await using command = new ServerProcess(
-    ["--help"],
-    redirected(">/dev/full", runMain()),
-  );
-  assertEquals(await command.code(), 1);
-  assertEquals(command.stderr.all, [
-    "echo-server: cannot write to stdout: no space left on device",
-  ]);
-});
-
-withCommand("options: a usage error on a full disk exits with 2", async () => {
-  await using command = new ServerProcess(
-    ["--port=x"],
-    redirected("2>/dev/full", runMain()),
-  );
-  assertEquals(await command.code(), 2);
-});
-
-withCommand("options: a usage error is one line and exit code 2", async () => {
-  await using command = new ServerProcess(["--port", "1e3"]);
-  assertEquals(await command.code(), 2);
-  assertEquals(command.stdout.all, []);
-  assertEquals(command.stderr.all, [
-    'echo-server: --port: "1e3" is not a whole number from 0 to 65535; try --help',
-  ]);
+withCommand("options: each failure is one line, if possible", async () => {
+  const cases: [string, string, number, string[]][] = [
+    ["--port=1e3", "", 2, [
+      'echo-server: --port: "1e3" is not a whole number from 0 to 65535; try --help',
+    ]],
+    ["--port=1e3", "2>/dev/full", 2, []],
+    ["--help", ">/dev/full", 1, [
+      "echo-server: cannot write to stdout: no space left on device",
+    ]],
+  ];
+  for (const [arg, redirection, code, lines] of cases) {
+    await using command = new ServerProcess(
+      [arg],
+      redirected(redirection, runMain()),
+    );
+    assertEquals(await command.code(), code);
+    assertEquals(command.stdout.all, []);
+    assertEquals(command.stderr.all, lines);
+  }
 });
