@@ -18,8 +18,6 @@ import {
   clientByte,
   greetingByte,
   isForeign,
-  round,
-  type Script,
   type Settings,
 } from "./script.ts";
 import type { Client, Connection, Run } from "./simulation.ts";
@@ -34,7 +32,8 @@ const BACK_OFF = 5 + 10 + 20;
 const QUEUE = 500;
 
 /** Says what is wrong with a run, if anything is. */
-export function* violations({ settings }: Script, run: Run): Generator<string> {
+export function* violations(run: Run): Generator<string> {
+  const { settings } = run.script;
   if (run.finished === undefined) {
     yield "finished: it never settles";
     return;
@@ -231,6 +230,10 @@ function* wrongListener(settings: Settings, run: Run) {
   const end = stop + QUEUE * settings.turn + pauses + backOff(run);
   if (listenerClosed && listenerClosed.at <= end + tick(settings)) return;
   yield `listener: it is closed at ${listenerClosed?.at}, not by ${round(end)}`;
+}
+
+function round(ms: number): number {
+  return Math.round(ms * 100) / 100;
 }
 
 function backOff({ acceptErrors }: Run): number {
