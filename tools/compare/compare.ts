@@ -9,6 +9,7 @@
  * @module
  */
 
+import { folder } from "../testing/folder.ts";
 import { runTool } from "../testing/tool.ts";
 import { describeFailures, Meter, PROCESSORS } from "./measure.ts";
 import { HELP, type Options, parseOptions } from "./options.ts";
@@ -27,21 +28,13 @@ async function compare(
   const versions = await readVersions(signal);
   if (versions.cc === undefined) throw new Error("needs cc");
 
-  await using tempDir = await makeTempDir();
+  await using tempDir = await folder();
   const generator = await buildGenerator(tempDir.path, signal);
-  const { servers, skipped } = await prepare(
-    options,
-    versions,
-    tempDir.path,
-    signal,
-  );
-  for (const { name, why } of skipped) {
-    console.error(`compare: ${name}: ${why}, skipped`);
-  }
+  const servers = await prepare(options, versions, tempDir.path, signal);
   if (servers.length === 0) throw new Error("no server is left to measure");
   const meter = new Meter(generator, options, signal);
   const rows = await measureAll(servers, meter, options.rounds);
-  return { options, versions, skipped, rows };
+  return { options, versions, rows };
 }
 
 /** The servers take turns: A B C A B C. */
@@ -62,23 +55,12 @@ async function measureAll(
 }
 
 async function checkMachine(signal: AbortSignal): Promise<void> {
-  if (Deno.build.os !== "linux") {
-    throw new Error(`needs Linux, this is ${Deno.build.os}`);
-  }
   for (const processor of Object.values(PROCESSORS)) {
     const pinned = ["taskset", "-c", processor, "true"];
     if (await firstLine(pinned, signal) === undefined) {
-      throw new Error("needs taskset, and processors 0 and 1");
+      throw new Error("needs Linux, taskset, and processors 0 and 1");
     }
   }
-}
-
-async function makeTempDir(): Promise<AsyncDisposable & { path: string }> {
-  const path = await Deno.makeTempDir({ prefix: "compare-" });
-  return {
-    path,
-    [Symbol.asyncDispose]: () => Deno.remove(path, { recursive: true }),
-  };
 }
 
 async function buildGenerator(
@@ -106,14 +88,14 @@ async function print(
 
 /** Names the servers that failed exchanges; returns whether there are any. */
 function reportFailures({ rows }: Comparison): boolean {
-  const failed = rows.flatMap(({ server, samples }) =>
-    samples.filter((sample) => failureCount(sample) > 0)
-      .map(({ failures }) =>
-        `compare: ${server.name}: ${describeFailures(failures)}`
-      )
-  );
-  failed.forEach((line) => console.error(line));
-  return failed.length > 0;
+  let any = false;
+  for (const { server, samples } of rows) {
+    for (const { failures } of samples.filter(failureCount)) {
+      any = true;
+      console.error(`compare: ${server.name}: ${describeFailures(failures)}`);
+    }
+  }
+  return any;
 }
 
 await runTool("compare", async (args, signal) => {

@@ -7,6 +7,7 @@ import {
 import net from "node:net";
 import denoJson from "../../deno.json" with { type: "json" };
 import { textOf } from "../testing/bytes.ts";
+import { folder } from "../testing/folder.ts";
 import { needs } from "../testing/needs.ts";
 import { tryKill } from "../testing/processes.ts";
 import { looking, parse, texts } from "../picture/testing.ts";
@@ -26,13 +27,9 @@ function withCompare(
   const programs = ["cc", "taskset"];
   if (navigator.hardwareConcurrency < 2) programs.push("a-second-processor");
   needs(["net", "run", "read", "write"], programs, name, async () => {
-    const tempDir = await Deno.makeTempDir();
-    try {
-      await fn(tempDir);
-      assertEquals([...Deno.readDirSync(tempDir)], [], "files are left");
-    } finally {
-      await Deno.remove(tempDir, { recursive: true });
-    }
+    await using tempDir = await folder();
+    await fn(tempDir.path);
+    assertEquals([...Deno.readDirSync(tempDir.path)], [], "files are left");
   });
 }
 
@@ -209,7 +206,6 @@ Deno.test("compare: bars show values and their spread", () => {
   const svg = draw({
     options: parseOptions([]),
     versions: {} as Versions,
-    skipped: [],
     rows: labels.map((label, row) => ({
       server: { name: label, label, command: [] },
       samples: values[row].map((value) => ({

@@ -33,16 +33,12 @@ interface Result {
 
 /** Measures servers, one at a time. */
 export class Meter {
-  readonly #generator: string;
-  readonly #options: Options;
-  readonly #signal: AbortSignal;
-
   /** @param generator The binary of echoload.c. */
-  constructor(generator: string, options: Options, signal: AbortSignal) {
-    this.#generator = generator;
-    this.#options = options;
-    this.#signal = signal;
-  }
+  constructor(
+    readonly generator: string,
+    readonly options: Options,
+    readonly signal: AbortSignal,
+  ) {}
 
   async measure(server: Server): Promise<Sample> {
     const port = freePort();
@@ -50,10 +46,10 @@ export class Meter {
       .map((arg) => arg.replaceAll("{port}", `${port}`));
     await using session = new Session(
       ["taskset", "-c", PROCESSORS.server, ...command],
-      { signal: this.#signal, stdout: "null" },
+      { signal: this.signal, stdout: "null" },
     );
     await this.#untilReady(server, session, port);
-    const sample = this.#options.held > 0
+    const sample = this.options.held > 0
       ? await this.#hold(session, port)
       : await this.#load(session, port);
     if (session.ended) throw await endedError(server, session);
@@ -78,17 +74,17 @@ export class Meter {
           })`,
         );
       }
-      await delay(START_RETRY, undefined, { signal: this.#signal });
+      await delay(START_RETRY, undefined, { signal: this.signal });
     }
     throw new Error(`${server.name}: does not listen on the port it was given`);
   }
 
   async #load(session: Session, port: number): Promise<Sample> {
-    const { clients, seconds, warmUp } = this.#options;
+    const { clients, seconds, warmUp } = this.options;
     if (warmUp > 0) await this.#generate(port, clients, warmUp);
-    const before = await cpuTime(session, this.#signal);
+    const before = await cpuTime(session, this.signal);
     const result = await this.#generate(port, clients, seconds);
-    const after = await cpuTime(session, this.#signal);
+    const after = await cpuTime(session, this.signal);
     const user = after.user - before.user;
     const system = after.system - before.system;
     return {
@@ -98,7 +94,7 @@ export class Meter {
         per_second: result.per_second,
         p50_ms: result.p50_ms,
         p99_ms: result.p99_ms,
-        memory_mb: await residentMemory(session, this.#signal) / 1024,
+        memory_mb: await residentMemory(session, this.signal) / 1024,
       },
       exchanges: result.exchanges,
       failures: result.failures,
@@ -106,17 +102,17 @@ export class Meter {
   }
 
   async #hold(session: Session, port: number): Promise<Sample> {
-    const { held, seconds } = this.#options;
-    const before = await residentMemory(session, this.#signal);
+    const { held, seconds } = this.options;
+    const before = await residentMemory(session, this.signal);
     await using generator = new Session(
       this.#generatorCommand(port, held, "hold"),
-      { signal: this.#signal, stdin: "piped" },
+      { signal: this.signal, stdin: "piped" },
     );
     const lines = generator.child.stdout.pipeThrough(new TextDecoderStream())
       .getReader();
     const { value: first = "" } = await lines.read(); // when it holds them
-    await delay(seconds * 1000, undefined, { signal: this.#signal });
-    const during = await residentMemory(session, this.#signal);
+    await delay(seconds * 1000, undefined, { signal: this.signal });
+    const during = await residentMemory(session, this.signal);
     await generator.child.stdin.close(); // lets them finish
     const { value: last = "" } = await lines.read();
     const { exchanges, failures } = this.#parse(last);
@@ -135,17 +131,17 @@ export class Meter {
     seconds: number,
   ): Promise<Result> {
     const command = this.#generatorCommand(port, clients, `${seconds}`);
-    const { stdout } = await output(command, { signal: this.#signal });
+    const { stdout } = await output(command, { signal: this.signal });
     return this.#parse(stdout);
   }
 
   #generatorCommand(port: number, clients: number, how: string): string[] {
-    const pinned = ["taskset", "-c", PROCESSORS.generator, this.#generator];
+    const pinned = ["taskset", "-c", PROCESSORS.generator, this.generator];
     return [...pinned, `${port}`, `${clients}`, how];
   }
 
   #parse(json: string): Result {
-    this.#signal.throwIfAborted();
+    this.signal.throwIfAborted();
     try {
       return JSON.parse(json);
     } catch {

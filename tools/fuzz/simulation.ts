@@ -127,9 +127,11 @@ export class Run {
   }
 
   /** The server gets a result some microtasks later. */
-  async delay(): Promise<void> {
+  async late<T>(operation: Promise<T>): Promise<T> {
+    const result = await operation;
     const microtasks = this.#random.int(0, this.script.settings.latency);
     for (let i = 0; i < microtasks; i++) await undefined;
+    return result;
   }
 
   #watchedListener(): Listener {
@@ -145,8 +147,7 @@ export class Run {
 
   async #accept(): Promise<IteratorResult<Conn>> {
     try {
-      const { done, value } = await this.#listener.next();
-      await this.delay();
+      const { done, value } = await this.late(this.#listener.next());
       if (done) return { done, value: undefined };
       const connection = new Connection(value, this);
       this.connections.push(connection);
@@ -215,26 +216,21 @@ export class Connection implements Conn {
     return this.remoteAddr.port;
   }
 
-  async read(p: Uint8Array): Promise<number | null> {
+  read(p: Uint8Array): Promise<number | null> {
     // Other buffers are for what is discarded.
     if (p.length === this.run.script.settings.maxBytes) {
       this.buffer = p;
       this.run.noteBuffer(this);
     }
-    const n = await this.conn.read(p);
-    await this.run.delay();
-    return n;
+    return this.run.late(this.conn.read(p));
   }
 
-  async write(p: Uint8Array): Promise<number> {
-    const n = await this.conn.write(p);
-    await this.run.delay();
-    return n;
+  write(p: Uint8Array): Promise<number> {
+    return this.run.late(this.conn.write(p));
   }
 
-  async closeWrite(): Promise<void> {
-    await this.conn.closeWrite();
-    await this.run.delay();
+  closeWrite(): Promise<void> {
+    return this.run.late(this.conn.closeWrite());
   }
 
   close(): void {

@@ -10,6 +10,8 @@
  */
 
 import { parseArgs } from "@std/cli/parse-args";
+import { textOf } from "../testing/bytes.ts";
+import { folder } from "../testing/folder.ts";
 import { refuse, runTool, UsageError } from "../testing/tool.ts";
 import { draw } from "./picture.ts";
 import { firstLine } from "./strace.ts";
@@ -43,30 +45,21 @@ export async function traceGo(
   file: string,
   signal?: AbortSignal,
 ): Promise<Row[]> {
-  const dir = await Deno.makeTempDir();
-  try {
-    const build = ["build", "-ldflags=-s -w", "-o", `${dir}/server`, file];
-    const { success, stderr } = await new Deno.Command("go", {
-      args: build,
-      env: { GOTMPDIR: dir },
-      signal,
-    }).output();
-    const errors = new TextDecoder().decode(stderr).replace(/^#.*\n/, "");
-    if (!success) throw new Error(firstLine(errors));
-    return await traceTwoClients([`${dir}/server`], signal);
-  } finally {
-    await Deno.remove(dir, { recursive: true });
-  }
+  await using dir = await folder();
+  const server = `${dir.path}/server`;
+  const { success, stderr } = await new Deno.Command("go", {
+    args: ["build", "-ldflags=-s -w", "-o", server, file],
+    env: { GOTMPDIR: dir.path },
+    signal,
+  }).output();
+  const errors = textOf(stderr).replace(/^#.*\n/, "");
+  if (!success) throw new Error(firstLine(errors));
+  return await traceTwoClients([server], signal);
 }
 
-interface Options {
-  mode?: string;
-  go?: string;
-  svg?: string;
-  help: boolean;
-}
+type Options = ReturnType<typeof parseOptions>;
 
-function parseOptions(args: string[]): Options {
+function parseOptions(args: string[]) {
   const options = parseArgs(args, {
     string: ["mode", "go", "svg"],
     boolean: ["help"],

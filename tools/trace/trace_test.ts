@@ -1,6 +1,7 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { textOf } from "../testing/bytes.ts";
 import { looking, parse, texts } from "../picture/testing.ts";
+import { folder } from "../testing/folder.ts";
 import { needs } from "../testing/needs.ts";
 import { draw } from "./picture.ts";
 import { format, type Row } from "./timeline.ts";
@@ -110,17 +111,13 @@ Deno.test("trace: lanes show who waits, and for how long", () => {
 
 /** Traces one of the diary's programs on a free port. */
 async function traceDiary(name: string): Promise<string> {
-  const dir = await Deno.makeTempDir();
-  try {
-    const source = await Deno.readTextFile(
-      new URL(`tools/trace/diary/${name}.go`, root),
-    );
-    const file = `${dir}/${name}.go`;
-    await Deno.writeTextFile(file, source.replace(":30000", ":0"));
-    return format(await traceGo(file));
-  } finally {
-    await Deno.remove(dir, { recursive: true });
-  }
+  await using dir = await folder();
+  const source = await Deno.readTextFile(
+    new URL(`tools/trace/diary/${name}.go`, root),
+  );
+  const file = `${dir.path}/${name}.go`;
+  await Deno.writeTextFile(file, source.replace(":30000", ":0"));
+  return format(await traceGo(file));
 }
 
 needs(
