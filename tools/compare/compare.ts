@@ -98,12 +98,8 @@ function reportFailures({ rows }: Comparison): boolean {
   return any;
 }
 
-await runTool("compare", async (args, signal) => {
+await runTool("compare", HELP, async (args, signal) => {
   const options = parseOptions(args);
-  if (options.help) {
-    console.log(HELP);
-    return 0;
-  }
   const comparison = await compare(options, signal);
   await print(comparison, signal);
   if (options.svg !== undefined) {

@@ -253,7 +253,6 @@ Deno.test("compare: reads its options", () => {
       ["b", "{port}"],
     ]),
     svg: "a.svg",
-    help: false,
   });
 });
 

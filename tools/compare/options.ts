@@ -21,7 +21,6 @@ export interface Options {
   with: Map<string, string>;
   /** A file to draw the results into. */
   svg?: string;
-  help: boolean;
 }
 
 export const HELP = `\
@@ -54,9 +53,7 @@ export function parseOptions(args: string[]): Options {
   const options = parseArgs(args, {
     string: ["rounds", "clients", "seconds", "warm-up", "held", "only"]
       .concat("with", "svg"),
-    boolean: ["help"],
     collect: ["with"],
-    alias: { h: "help" },
     default: {
       rounds: "7",
       clients: "64",
@@ -90,7 +87,6 @@ export function parseOptions(args: string[]): Options {
     only,
     with: new Map((options.with as unknown as string[]).map(parseWith)),
     svg: options.svg,
-    help: Boolean(options.help),
   };
 }
 
