@@ -11,8 +11,8 @@ import {
 import { scriptOf } from "./script.ts";
 
 Deno.test("fuzz: random scripts", async () => {
-  // Of some mutants of server.ts, the first thousand seeds miss one.
-  const seeds = Array.from({ length: 1000 }, (_, i) => 1001 + i);
+  // Of the mutants of server.ts that were tried, the first thousand miss one.
+  const seeds = Array.from({ length: 1000 }, (_, i) => 1103 + i);
   const { error, ...others } = await fuzzAll(seeds);
   assertEquals(Object.keys(others).length, 5);
   assert(Math.min(...Object.values(others)) > 150, Deno.inspect(others));
