@@ -6,11 +6,11 @@ import {
 } from "@std/assert";
 import net from "node:net";
 import denoJson from "../../deno.json" with { type: "json" };
+import { looking, parse, texts } from "../picture/testing.ts";
 import { textOf } from "../testing/bytes.ts";
 import { folder } from "../testing/folder.ts";
 import { needs } from "../testing/needs.ts";
 import { tryKill } from "../testing/processes.ts";
-import { looking, parse, texts } from "../picture/testing.ts";
 import { parseOptions } from "./options.ts";
 import { draw } from "./picture.ts";
 import { median, ratios } from "./report.ts";

@@ -27,7 +27,7 @@ export async function simulate(script: Script, serve: Serve): Promise<Run> {
   const run = new Run(script, clock);
   using _ = run.watchErrors();
   await clock.run(run.start(serve)).catch(() => {}); // never
-  if (run.finished) { for (const client of run.clients) client.finish(); }
+  if (run.finished) run.clients.forEach((client) => client.finish());
   await clock.run(turn());
   clock.clear(); // some clients would go on
   return run;

@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
-import { textOf } from "../testing/bytes.ts";
 import { looking, parse, texts } from "../picture/testing.ts";
+import { textOf } from "../testing/bytes.ts";
 import { folder } from "../testing/folder.ts";
 import { needs } from "../testing/needs.ts";
 import { draw } from "./picture.ts";

@@ -15,7 +15,9 @@ export async function traceTwoClients(
   signal?: AbortSignal,
 ): Promise<Row[]> {
   await using dir = await folder();
-  await using server = new TracedServer(program, `${dir.path}/log`, signal);
+  const log = `${dir.path}/log`;
+  await Deno.writeTextFile(log, ""); // it may be read before strace writes
+  await using server = new TracedServer(program, log, signal);
   const rows: Row[] = [];
   await server.ready();
   using slow = await Client.connect(
