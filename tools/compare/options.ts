@@ -8,20 +8,8 @@ import { parseArgs } from "@std/cli/parse-args";
 import { refuse, UsageError } from "../testing/tool.ts";
 import { NAMES } from "./servers.ts";
 
-export interface Options {
-  rounds: number;
-  clients: number;
-  seconds: number;
-  warmUp: number;
-  /** How many idle clients to hold; 0 measures exchanges instead. */
-  held: number;
-  /** Names of the built-in servers to run. */
-  only: string[];
-  /** Servers to add: the command of each, by its name. */
-  with: Map<string, string>;
-  /** A file to draw the results into. */
-  svg?: string;
-}
+/** What the help says of each; `with` has commands by the names of servers. */
+export type Options = ReturnType<typeof parseOptions>;
 
 export const HELP = `\
 Compares echo servers side by side, in interleaved rounds.
@@ -49,7 +37,7 @@ const DECIMAL = /^\d+(\.\d+)?$/;
  *
  * @throws {UsageError} If an argument is unknown or a value is wrong.
  */
-export function parseOptions(args: string[]): Options {
+export function parseOptions(args: string[]) {
   const options = parseArgs(args, {
     string: ["rounds", "clients", "seconds", "warm-up", "held", "only"]
       .concat("with", "svg"),
@@ -86,7 +74,7 @@ export function parseOptions(args: string[]): Options {
     held: number("held", 0),
     only,
     with: new Map((options.with as unknown as string[]).map(parseWith)),
-    svg: options.svg,
+    svg: options.svg as string | undefined,
   };
 }
 
