@@ -30,19 +30,11 @@ async function compare(
 
   await using tempDir = await folder();
   const generator = await buildGenerator(tempDir.path, signal);
-  const { servers, skipped } = await prepare(
-    options,
-    versions,
-    tempDir.path,
-    signal,
-  );
-  for (const { name, why } of skipped) {
-    console.error(`compare: ${name}: ${why}, skipped`);
-  }
+  const servers = await prepare(options, versions, tempDir.path, signal);
   if (servers.length === 0) throw new Error("no server is left to measure");
   const meter = new Meter(generator, options, signal);
   const rows = await measureAll(servers, meter, options.rounds);
-  return { options, versions, skipped, rows };
+  return { options, versions, rows };
 }
 
 /** The servers take turns: A B C A B C. */
@@ -63,13 +55,10 @@ async function measureAll(
 }
 
 async function checkMachine(signal: AbortSignal): Promise<void> {
-  if (Deno.build.os !== "linux") {
-    throw new Error(`needs Linux, this is ${Deno.build.os}`);
-  }
   for (const processor of Object.values(PROCESSORS)) {
     const pinned = ["taskset", "-c", processor, "true"];
     if (await firstLine(pinned, signal) === undefined) {
-      throw new Error("needs taskset, and processors 0 and 1");
+      throw new Error("needs Linux, taskset, and processors 0 and 1");
     }
   }
 }
@@ -98,22 +87,18 @@ async function print(
 
 /** Names the servers that failed exchanges; returns whether there are any. */
 function reportFailures({ rows }: Comparison): boolean {
-  const failed = rows.flatMap(({ server, samples }) =>
-    samples.filter((sample) => failureCount(sample) > 0)
-      .map(({ failures }) =>
-        `compare: ${server.name}: ${describeFailures(failures)}`
-      )
-  );
-  failed.forEach((line) => console.error(line));
-  return failed.length > 0;
+  let any = false;
+  for (const { server, samples } of rows) {
+    for (const { failures } of samples.filter(failureCount)) {
+      any = true;
+      console.error(`compare: ${server.name}: ${describeFailures(failures)}`);
+    }
+  }
+  return any;
 }
 
-await runTool("compare", async (args, signal) => {
+await runTool("compare", HELP, async (args, signal) => {
   const options = parseOptions(args);
-  if (options.help) {
-    console.log(HELP);
-    return 0;
-  }
   const comparison = await compare(options, signal);
   await print(comparison, signal);
   if (options.svg !== undefined) {

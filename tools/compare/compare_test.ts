@@ -6,13 +6,16 @@ import {
 } from "@std/assert";
 import net from "node:net";
 import denoJson from "../../deno.json" with { type: "json" };
+import { looking, parse, texts } from "../picture/testing.ts";
 import { Child, output } from "../testing/child.ts";
 import { folder } from "../testing/folder.ts";
 import { needs } from "../testing/needs.ts";
 import { tryKill } from "../testing/processes.ts";
 import { parseOptions } from "./options.ts";
+import { draw } from "./picture.ts";
 import { median, ratios } from "./report.ts";
 import { cc } from "./servers.ts";
+import type { Versions } from "./versions.ts";
 
 /** One short round with this service only. */
 const TINY = ["--rounds=1", "--seconds=0.2", "--warm-up=0", "--only=service"];
@@ -172,6 +175,41 @@ Deno.test("compare: ratios are taken round by round", () => {
   });
 });
 
+Deno.test("compare: bars show values and their spread", () => {
+  const labels = ["Go, goroutines", "C <&> `co`", "this service"];
+  const values = [[1, 1, 1], [0.5, 2, 4], [NaN, Infinity, NaN]];
+  const svg = draw({
+    options: parseOptions([]),
+    versions: {} as Versions,
+    rows: labels.map((label, row) => ({
+      server: { name: label, label, command: [] },
+      samples: values[row].map((value) => ({
+        values: { cpu_us: value, p99_ms: value },
+        exchanges: 1,
+        failures: {},
+      })),
+    })),
+  });
+  const elements = parse(svg);
+  assertEquals(
+    texts(elements),
+    [
+      ...["64 clients at once", "Go, goroutines", "C <&> co", "this service"],
+      ...["processor time, Go = 1", "1.00", "2.00", "-"],
+      ...["p99 latency, ms", "1", "2", "-"],
+      "Bars: medians of 7 rounds. Lines: lowest to highest.",
+    ],
+  );
+  assert(!/NaN|Infinity|undefined/.test(svg));
+  const [go, c] = looking(elements, "bar");
+  assertEquals(Number(c.width), 2 * Number(go.width));
+  assertEquals(looking(elements, "one").map(({ width }) => width), ["0", "0"]);
+  const spread = looking(elements, "spread")[1];
+  assertEquals(Number(spread.x1) - Number(c.x), Number(c.width) / 4);
+  assertEquals(Number(spread.x2) - Number(c.x), Number(c.width) * 2);
+  assertEquals(looking(elements, "dashed").length, 3);
+});
+
 Deno.test("compare: reads its options", () => {
   const options = parseOptions([
     ...["--rounds", "3", "--warm-up", "0", "--only", "go,service"],
@@ -190,7 +228,6 @@ Deno.test("compare: reads its options", () => {
       ["b", "{port}"],
     ]),
     svg: "a.svg",
-    help: false,
   });
 });
 

@@ -34,16 +34,12 @@ interface Result {
 
 /** Measures servers, one at a time. */
 export class Meter {
-  readonly #generator: string;
-  readonly #options: Options;
-  readonly #signal: AbortSignal;
-
   /** @param generator The binary of echoload.c. */
-  constructor(generator: string, options: Options, signal: AbortSignal) {
-    this.#generator = generator;
-    this.#options = options;
-    this.#signal = signal;
-  }
+  constructor(
+    readonly generator: string,
+    readonly options: Options,
+    readonly signal: AbortSignal,
+  ) {}
 
   async measure(server: Server): Promise<Sample> {
     const port = freePort();
@@ -51,10 +47,10 @@ export class Meter {
       .map((arg) => arg.replaceAll("{port}", `${port}`));
     await using child = new Child(
       ["taskset", "-c", PROCESSORS.server, ...command],
-      { signal: this.#signal },
+      { signal: this.signal },
     );
     await this.#untilReady(server, child, port);
-    const sample = this.#options.held > 0
+    const sample = this.options.held > 0
       ? await this.#hold(child, port)
       : await this.#load(child, port);
     if (child.ended) throw await endedError(server, child);
@@ -79,17 +75,17 @@ export class Meter {
           })`,
         );
       }
-      await delay(START_RETRY, undefined, { signal: this.#signal });
+      await delay(START_RETRY, undefined, { signal: this.signal });
     }
     throw new Error(`${server.name}: does not listen on the port it was given`);
   }
 
   async #load(child: Child, port: number): Promise<Sample> {
-    const { clients, seconds, warmUp } = this.#options;
+    const { clients, seconds, warmUp } = this.options;
     if (warmUp > 0) await this.#generate(port, clients, warmUp);
-    const before = await cpuTime(child, this.#signal);
+    const before = await cpuTime(child, this.signal);
     const result = await this.#generate(port, clients, seconds);
-    const after = await cpuTime(child, this.#signal);
+    const after = await cpuTime(child, this.signal);
     const user = after.user - before.user;
     const system = after.system - before.system;
     return {
@@ -107,14 +103,14 @@ export class Meter {
   }
 
   async #hold(child: Child, port: number): Promise<Sample> {
-    const { held, seconds } = this.#options;
+    const { held, seconds } = this.options;
     const before = await child.residentMemory();
     await using generator = new Child(
       this.#generatorCommand(port, held, "hold"),
-      { signal: this.#signal, stdin: "piped" },
+      { signal: this.signal, stdin: "piped" },
     );
     const [, greeted] = await generator.shows(/^held (\d+)/);
-    await delay(seconds * 1000, undefined, { signal: this.#signal });
+    await delay(seconds * 1000, undefined, { signal: this.signal });
     const during = await child.residentMemory();
     await generator.closeStdin(); // lets them finish
     await generator.code();
@@ -133,16 +129,16 @@ export class Meter {
     seconds: number,
   ): Promise<Result> {
     const command = this.#generatorCommand(port, clients, `${seconds}`);
-    return this.#parse(await output(command, { signal: this.#signal }));
+    return this.#parse(await output(command, { signal: this.signal }));
   }
 
   #generatorCommand(port: number, clients: number, how: string): string[] {
-    const pinned = ["taskset", "-c", PROCESSORS.generator, this.#generator];
+    const pinned = ["taskset", "-c", PROCESSORS.generator, this.generator];
     return [...pinned, `${port}`, `${clients}`, how];
   }
 
   #parse(json: string): Result {
-    this.#signal.throwIfAborted();
+    this.signal.throwIfAborted();
     try {
       return JSON.parse(json);
     } catch {

@@ -8,21 +8,8 @@ import { parseArgs } from "@std/cli/parse-args";
 import { refuse, UsageError } from "../testing/tool.ts";
 import { NAMES } from "./servers.ts";
 
-export interface Options {
-  rounds: number;
-  clients: number;
-  seconds: number;
-  warmUp: number;
-  /** How many idle clients to hold; 0 measures exchanges instead. */
-  held: number;
-  /** Names of the built-in servers to run. */
-  only: string[];
-  /** Servers to add: the command of each, by its name. */
-  with: Map<string, string>;
-  /** A file to draw the results into. */
-  svg?: string;
-  help: boolean;
-}
+/** What the help says of each; `with` has commands by the names of servers. */
+export type Options = ReturnType<typeof parseOptions>;
 
 export const HELP = `\
 Compares echo servers side by side, in interleaved rounds.
@@ -50,13 +37,11 @@ const DECIMAL = /^\d+(\.\d+)?$/;
  *
  * @throws {UsageError} If an argument is unknown or a value is wrong.
  */
-export function parseOptions(args: string[]): Options {
+export function parseOptions(args: string[]) {
   const options = parseArgs(args, {
     string: ["rounds", "clients", "seconds", "warm-up", "held", "only"]
       .concat("with", "svg"),
-    boolean: ["help"],
     collect: ["with"],
-    alias: { h: "help" },
     default: {
       rounds: "7",
       clients: "64",
@@ -89,8 +74,7 @@ export function parseOptions(args: string[]): Options {
     held: number("held", 0),
     only,
     with: new Map((options.with as unknown as string[]).map(parseWith)),
-    svg: options.svg,
-    help: Boolean(options.help),
+    svg: options.svg as string | undefined,
   };
 }
 

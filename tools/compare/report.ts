@@ -6,14 +6,13 @@
 
 import type { Sample } from "./measure.ts";
 import type { Options } from "./options.ts";
-import type { Server, Skipped } from "./servers.ts";
+import type { Server } from "./servers.ts";
 import type { Versions } from "./versions.ts";
 
 /** Everything that one run of the command found out. */
 export interface Comparison {
   options: Options;
   versions: Versions;
-  skipped: Skipped[];
   /** The servers in order, the base first, each with a sample a round. */
   rows: { server: Server; samples: Sample[] }[];
 }
@@ -83,17 +82,16 @@ export function toMarkdown(comparison: Comparison): string {
   ].join("\n");
 }
 
-function heading({ options, skipped, rows }: Comparison): string {
+function heading({ options, rows }: Comparison): string {
   const { held, clients, rounds, seconds } = options;
   const what = held > 0
     ? `${held} idle clients`
     : `${clients} clients at once, ${seconds} s a round`;
-  const missing = skipped.map(({ name, why }) => ` ${name}: ${why}, skipped.`);
   const times = rounds === 1
     ? "one round, which has no spread: it shows no clear difference"
     : `medians of ${rounds} rounds`;
   return `**${what}, ${times}.** ` +
-    `Ratios are to "${rows[0].server.label}".${missing.join("")}`;
+    `Ratios are to "${rows[0].server.label}".`;
 }
 
 function versionLine(versions: Versions): string {

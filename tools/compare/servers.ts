@@ -20,12 +20,6 @@ export interface Server {
   build?: string[];
 }
 
-/** A server that is not measured, and why. */
-export interface Skipped {
-  name: string;
-  why: string;
-}
-
 /** The names of the built-in servers. */
 export const NAMES = builtIn("").map(({ name }) => name);
 
@@ -104,19 +98,18 @@ export async function prepare(
   versions: Versions,
   dir: string,
   signal: AbortSignal,
-): Promise<{ servers: Server[]; skipped: Skipped[] }> {
+): Promise<Server[]> {
   const servers: Server[] = [];
-  const skipped: Skipped[] = [];
   for (const server of builtIn(dir)) {
     if (!wanted.only.includes(server.name)) continue;
     const why = await obstacle(server, versions, dir, signal);
     if (why === undefined) servers.push(server);
-    else skipped.push({ name: server.name, why });
+    else console.error(`compare: ${server.name}: ${why}, skipped`);
   }
   for (const [name, command] of wanted.with) {
     servers.push({ name, label: name, command: ["sh", "-c", command] });
   }
-  return { servers, skipped };
+  return servers;
 }
 
 /** Builds the server, if need be; returns why it cannot run. */

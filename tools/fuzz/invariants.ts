@@ -18,8 +18,6 @@ import {
   clientByte,
   greetingByte,
   isForeign,
-  round,
-  type Script,
   type Settings,
 } from "./script.ts";
 import type { Client, Connection, Run } from "./simulation.ts";
@@ -34,7 +32,8 @@ const BACK_OFF = 5 + 10 + 20;
 const QUEUE = 500;
 
 /** Says what is wrong with a run, if anything is. */
-export function* violations({ settings }: Script, run: Run): Generator<string> {
+export function* violations(run: Run): Generator<string> {
+  const { settings } = run.script;
   if (run.finished === undefined) {
     yield "finished: it never settles";
     return;
@@ -233,6 +232,10 @@ function* wrongListener(settings: Settings, run: Run) {
   yield `listener: it is closed at ${listenerClosed?.at}, not by ${round(end)}`;
 }
 
+function round(ms: number): number {
+  return Math.round(ms * 100) / 100;
+}
+
 function backOff({ acceptErrors }: Run): number {
   return acceptErrors.thrown > 0 ? BACK_OFF : 0;
 }
@@ -264,13 +267,16 @@ function* wrongNumber(
 /** A client is accepted as soon as it can be: when it connects, or others end. */
 function* wrongAccept(settings: Settings, run: Run) {
   const { clients, connections } = run;
+  const changes = connections.flatMap(({ accepted, closed, reports, port }) =>
+    [accepted, closed ?? accepted, ...reports]
+      .map(({ at, turn }) => ({ at, turn, port }))
+  ).sort((a, b) => a.turn - b.turn);
   for (const { accepted, port } of connections) {
     const { connected, index } = clients.find((one) => one.port === port)!;
-    const changes = connections.filter((other) => other.port !== port)
-      .flatMap((other) => [other.accepted, other.closed, other.reports[0]])
-      .filter((moment) => moment && moment.turn <= accepted.turn);
-    const times = [connected, ...changes].map((moment) => moment!.at);
-    const change = Math.max(...times);
+    const last = changes.findLast((other) =>
+      other.port !== port && other.turn <= accepted.turn
+    );
+    const change = Math.max(connected!.at, last?.at ?? 0);
     if (accepted.at <= change + pace(settings) + backOff(run)) continue;
     const from = `${round(change)} to ${round(accepted.at)}`;
     yield `accept: client ${index} waited from ${from}`;

@@ -12,8 +12,6 @@ export interface Script {
   seed: number;
   settings: Settings;
   clients: ClientScript[];
-  /** How many of the clients, the last ones, only arrive and say something. */
-  newcomers: number;
   controls: Control[];
   /** What the callbacks do after they have noted what they are told. */
   callbacks: "return" | "throw" | "reject";
@@ -97,7 +95,6 @@ export function scriptOf(seed: number): Script {
     seed,
     settings,
     clients: [...clients, ...newcomers],
-    newcomers: newcomers.length,
     controls,
     callbacks: random.pick("return", "return", "throw", "reject"),
     brokenConsole: random.chance(0.2),
@@ -199,40 +196,4 @@ function controlsOf(random: Random, { timeout }: Settings): Control[] {
     controls.push({ at: momentOf(random), do: "fail an accept" });
   }
   return controls;
-}
-
-/** The script in a few lines. */
-export function describeScript(script: Script): string {
-  const { clients, newcomers, controls, settings } = script;
-  const { callbacks, brokenConsole } = script;
-  const show = (value: unknown) =>
-    JSON.stringify(value, (_, x) => x === Infinity ? "Infinity" : x)
-      .replaceAll(/[{}"]/g, "").replaceAll(/([:,])/g, "$1 ");
-  const step = ({ after, do: what, bytes }: Step) =>
-    `+${round(after)} ${what}${
-      ["send", "read"].includes(what) ? ` ${bytes}` : ""
-    }`;
-  return [
-    show(settings) + `, callbacks: ${callbacks}` +
-    (brokenConsole ? ", a broken console" : ""),
-    ...clients.slice(0, clients.length - newcomers).map((
-      { at, eager, steps },
-      i,
-    ) =>
-      `client ${i}${eager ? ", reading" : ""}: at ${round(at)} connect` +
-      steps.map((s) => `, ${step(s)}`).join("")
-    ),
-    ...(newcomers > 0
-      ? [
-        `${newcomers} newcomers: from ${round(clients.at(-newcomers)!.at)} to ${
-          round(clients.at(-1)!.at)
-        }`,
-      ]
-      : []),
-    ...controls.map(({ at, do: what }) => `at ${round(at)} ${what}`),
-  ].join("\n");
-}
-
-export function round(ms: number): number {
-  return Math.round(ms * 100) / 100;
 }

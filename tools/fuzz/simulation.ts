@@ -8,7 +8,7 @@ import type { Conn, Exchange, Listener, serve } from "../../server.ts";
 import { type MemoryConn, MemoryListener } from "../testing/memory_network.ts";
 import { FakeClock, type Moment } from "../testing/fake_clock.ts";
 import { Random } from "../testing/random.ts";
-import { turn } from "../testing/timing.ts";
+import { delay, turn } from "../testing/timing.ts";
 import type { ClientEvent } from "./model.ts";
 import {
   clientByte,
@@ -19,84 +19,52 @@ import {
   type Step,
 } from "./script.ts";
 
-/** What happened in a run. */
-export interface Run {
-  clients: Client[];
-  connections: Connection[];
-  /** The moment of the first of each. */
-  stops: { shutdown?: Moment; abort?: Moment };
-  listenerClosed?: Moment;
-  finished?: Moment;
-  /** When `finished` resolved: the server's timers. */
-  timers: number;
-  acceptErrors: { thrown: number; reported: number };
-  callbackErrors: { thrown: number; printed: number };
-  /** Errors and rejections that nobody has caught. */
-  uncaught: unknown[];
-  /** Pairs of clients whose bytes were in one buffer at the same time. */
-  shared: [Connection, Connection][];
-}
-
 type Serve = typeof serve;
 
 /** Runs a script against a server, which must end at last. */
 export async function simulate(script: Script, serve: Serve): Promise<Run> {
-  using clock = new Clock(false, script.settings.turn);
-  const simulation = new Simulation(script, clock);
-  using _ = simulation.watchErrors();
-  const { run } = simulation;
-  await clock.run(simulation.start(serve)).catch(() => {}); // never
-  if (run.finished) { for (const client of run.clients) client.finish(); }
+  using clock = new FakeClock(false, script.settings.turn);
+  const run = new Run(script, clock);
+  using _ = run.watchErrors();
+  await clock.run(run.start(serve)).catch(() => {}); // never
+  if (run.finished) run.clients.forEach((client) => client.finish());
   await clock.run(turn());
+  clock.clear(); // some clients would go on
   return run;
 }
 
-/** Tells the timers of the server from those of its clients. */
-class Clock extends FakeClock {
-  #sleepers = 0;
-
-  sleep(ms: number): Promise<void> {
-    this.#sleepers++;
-    return new Promise((wake) =>
-      setTimeout(() => {
-        this.#sleepers--;
-        wake();
-      }, Math.max(0, ms))
-    );
-  }
-
-  get serverTimers(): number {
-    return this.pending - this.#sleepers;
-  }
-
-  override [Symbol.dispose](): void {
-    this.clear();
-    super[Symbol.dispose]();
-  }
-}
-
-class Simulation {
-  readonly run: Run = {
-    clients: [],
-    connections: [],
-    stops: {},
-    timers: 0,
-    acceptErrors: { thrown: 0, reported: 0 },
-    callbackErrors: { thrown: 0, printed: 0 },
-    uncaught: [],
-    shared: [],
-  };
+/** A run of a script, and what happened in it. */
+export class Run {
+  readonly clients: Client[];
+  readonly connections: Connection[] = [];
+  /** The moment of the first of each. */
+  readonly stops: { shutdown?: Moment; abort?: Moment } = {};
+  listenerClosed?: Moment;
+  finished?: Moment;
+  /** When `finished` resolved: the server's timers. */
+  timers = 0;
+  readonly acceptErrors = { thrown: 0, reported: 0 };
+  readonly callbackErrors = { thrown: 0, printed: 0 };
+  /** Errors and rejections that nobody has caught. */
+  readonly uncaught: unknown[] = [];
+  /** Pairs of clients whose bytes were in one buffer at the same time. */
+  readonly shared: [Connection, Connection][] = [];
   readonly #listener: MemoryListener;
   readonly #random: Random;
+  /** Timers that are not the server's. */
+  #sleepers = 0;
 
-  constructor(readonly script: Script, readonly clock: Clock) {
+  constructor(readonly script: Script, readonly clock: FakeClock) {
     this.#listener = new MemoryListener(script.settings);
     this.#random = new Random(script.seed);
+    this.clients = script.clients.map((client, index) =>
+      new Client(client, index, this)
+    );
   }
 
   /** Starts it all; settles when the server has finished. */
   start(serve: Serve): Promise<void> {
-    const { settings, clients, controls } = this.script;
+    const { settings, controls } = this.script;
     const stop = new AbortController();
     const server = serve(this.#watchedListener(), {
       ...settings,
@@ -107,18 +75,15 @@ class Simulation {
       signal: stop.signal,
       onExchange: (exchange) => this.#onExchange(exchange),
       onAcceptError: () => {
-        this.run.acceptErrors.reported++;
+        this.acceptErrors.reported++;
         return this.#fail();
       },
     });
     const finished = server.finished.then(() => {
-      this.run.finished = this.clock.moment;
-      this.run.timers = this.clock.serverTimers;
+      this.finished = this.clock.moment;
+      this.timers = this.clock.pending - this.#sleepers;
     });
-    this.run.clients = clients.map((script, index) =>
-      new Client(script, index, this.clock)
-    );
-    for (const client of this.run.clients) client.start(this.#listener);
+    for (const client of this.clients) client.start(this.#listener);
     for (const control of controls) this.#control(control, server, stop);
     return finished;
   }
@@ -128,19 +93,19 @@ class Simulation {
     server: ReturnType<Serve>,
     stop: AbortController,
   ): Promise<void> {
-    await this.clock.sleep(at);
+    await this.sleep(at);
     if (what === "fail an accept") {
       this.#listener.fail(new Error("accept failed"));
       return;
     }
-    this.run.stops[what] ??= this.clock.moment;
+    this.stops[what] ??= this.clock.moment;
     if (what === "abort") stop.abort();
     else await server.shutdown();
   }
 
   #onExchange(exchange: Exchange): unknown {
     const { port } = exchange.remote as Deno.NetAddr;
-    const connection = this.run.connections.find((one) => one.port === port);
+    const connection = this.connections.find((one) => one.port === port);
     connection?.reports.push({ ...exchange, ...this.clock.moment });
     return this.#fail();
   }
@@ -148,16 +113,25 @@ class Simulation {
   /** Returns to the server from a callback as the script says. */
   #fail(): unknown {
     if (this.script.callbacks === "return") return;
-    this.run.callbackErrors.thrown++;
+    this.callbackErrors.thrown++;
     const error = new Error("a callback failed");
     if (this.script.callbacks === "reject") return Promise.reject(error);
     throw error;
   }
 
+  /** Waits on a timer that is not the server's. */
+  async sleep(ms: number): Promise<void> {
+    this.#sleepers++;
+    await delay(Math.max(0, ms));
+    this.#sleepers--;
+  }
+
   /** The server gets a result some microtasks later. */
-  async delay(): Promise<void> {
+  async late<T>(operation: Promise<T>): Promise<T> {
+    const result = await operation;
     const microtasks = this.#random.int(0, this.script.settings.latency);
     for (let i = 0; i < microtasks; i++) await undefined;
+    return result;
   }
 
   #watchedListener(): Listener {
@@ -165,7 +139,7 @@ class Simulation {
       addr: this.#listener.addr,
       close: () => {
         this.#listener.close();
-        this.run.listenerClosed = this.clock.moment;
+        this.listenerClosed = this.clock.moment;
       },
       [Symbol.asyncIterator]: () => ({ next: () => this.#accept() }),
     };
@@ -173,32 +147,31 @@ class Simulation {
 
   async #accept(): Promise<IteratorResult<Conn>> {
     try {
-      const { done, value } = await this.#listener.next();
-      await this.delay();
+      const { done, value } = await this.late(this.#listener.next());
       if (done) return { done, value: undefined };
       const connection = new Connection(value, this);
-      this.run.connections.push(connection);
+      this.connections.push(connection);
       return { value: connection };
     } catch (error) {
       const gone = error instanceof Deno.errors.NotConnected;
-      if (!gone) this.run.acceptErrors.thrown++;
+      if (!gone) this.acceptErrors.thrown++;
       throw error;
     }
   }
 
   /** From its read to its report, a connection shares its buffer with nobody. */
   noteBuffer(connection: Connection): void {
-    const others = this.run.connections.filter((other) =>
+    const others = this.connections.filter((other) =>
       other !== connection && other.reports.length === 0 &&
       overlap(other.buffer, connection.buffer)
     );
-    for (const other of others) this.run.shared.push([connection, other]);
+    for (const other of others) this.shared.push([connection, other]);
   }
 
   /** Counts what is printed, and notes what nobody catches. */
   watchErrors(): Disposable {
     const { error } = console;
-    const { callbackErrors, uncaught } = this.run;
+    const { callbackErrors, uncaught } = this;
     console.error = () => {
       callbackErrors.printed++;
       if (this.script.brokenConsole) throw new Error("the console is broken");
@@ -234,40 +207,35 @@ export class Connection implements Conn {
   buffer?: Uint8Array;
   closed?: Moment;
 
-  constructor(readonly conn: MemoryConn, readonly simulation: Simulation) {
+  constructor(readonly conn: MemoryConn, readonly run: Run) {
     this.remoteAddr = conn.remoteAddr;
-    this.accepted = simulation.clock.moment;
+    this.accepted = run.clock.moment;
   }
 
   get port(): number {
     return this.remoteAddr.port;
   }
 
-  async read(p: Uint8Array): Promise<number | null> {
+  read(p: Uint8Array): Promise<number | null> {
     // Other buffers are for what is discarded.
-    if (p.length === this.simulation.script.settings.maxBytes) {
+    if (p.length === this.run.script.settings.maxBytes) {
       this.buffer = p;
-      this.simulation.noteBuffer(this);
+      this.run.noteBuffer(this);
     }
-    const n = await this.conn.read(p);
-    await this.simulation.delay();
-    return n;
+    return this.run.late(this.conn.read(p));
   }
 
-  async write(p: Uint8Array): Promise<number> {
-    const n = await this.conn.write(p);
-    await this.simulation.delay();
-    return n;
+  write(p: Uint8Array): Promise<number> {
+    return this.run.late(this.conn.write(p));
   }
 
-  async closeWrite(): Promise<void> {
-    await this.conn.closeWrite();
-    await this.simulation.delay();
+  closeWrite(): Promise<void> {
+    return this.run.late(this.conn.closeWrite());
   }
 
   close(): void {
     this.conn.close();
-    this.closed = this.simulation.clock.moment;
+    this.closed = this.run.clock.moment;
   }
 }
 
@@ -286,22 +254,22 @@ export class Client {
   constructor(
     readonly script: ClientScript,
     readonly index: number,
-    readonly clock: Clock,
+    readonly run: Run,
   ) {}
 
   async start(listener: MemoryListener): Promise<void> {
     const { at, eager, steps } = this.script;
-    await this.clock.sleep(at);
+    await this.run.sleep(at);
     try {
       this.#conn = await listener.connect();
     } catch {
       return; // the listener is closed
     }
-    this.connected = this.clock.moment;
+    this.connected = this.run.clock.moment;
     this.port = this.#conn.localAddr.port;
     if (eager) this.#read(Infinity);
     for (const step of steps) {
-      await this.clock.sleep(step.after);
+      await this.run.sleep(step.after);
       await this.#take(step);
     }
   }
@@ -320,10 +288,12 @@ export class Client {
 
   #note(did: ClientEvent["did"], bytes = 0): void {
     const last = this.events.at(-1);
-    if (did === "read" && last?.did === did && last.turn === this.clock.turn) {
+    if (
+      did === "read" && last?.did === did && last.turn === this.run.clock.turn
+    ) {
       last.bytes += bytes;
     } else {
-      this.events.push({ did, bytes, ...this.clock.moment });
+      this.events.push({ did, bytes, ...this.run.clock.moment });
     }
   }
 
@@ -363,7 +333,7 @@ export class Client {
         this.end = error as Error;
       }
     }
-    this.ended ??= this.clock.moment;
+    this.ended ??= this.run.clock.moment;
   }
 
   /** Reads what is left, now that the server is done. */

@@ -16,18 +16,24 @@ export function refuse(arg: string): never {
 }
 
 /**
- * Runs a program and ends the process. Says in one line on stderr what is wrong;
- * the exit code is 2 if it is the arguments.
+ * Runs a program, or prints its help, and ends the process. Says in one line on
+ * stderr what is wrong; the exit code is 2 if it is the arguments.
  *
  * @param main Returns the exit code. The signal is aborted by Ctrl-C.
  */
 export async function runTool(
   name: string,
+  help: string,
   main: (args: string[], signal: AbortSignal) => Promise<number>,
 ): Promise<never> {
+  const { args } = Deno;
+  if (args.includes("--help") || args.includes("-h")) {
+    console.log(help);
+    Deno.exit(0);
+  }
   const signal = interruption();
   try {
-    Deno.exit(await main(Deno.args, signal));
+    Deno.exit(await main(args, signal));
   } catch (error) {
     if (signal.aborted) Deno.exit(signal.reason);
     console.error(`${name}: ${error instanceof Error ? error.message : error}`);

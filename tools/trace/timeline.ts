@@ -23,23 +23,19 @@ export interface Row {
 /** What a descriptor of the service is for. */
 export type Owner = "listener" | "client 1" | "client 2";
 
-const WIDTHS = { ms: 6, client1: 19, client2: 19, service: 43 };
-
 /** Formats the rows as a table, sorted by time. */
 export function format(rows: Row[]): string {
   const sorted = rows.toSorted((a, b) => a.time - b.time);
   const start = sorted[0]?.time ?? 0;
-  const line = (ms: string, row: Omit<Row, "time">) =>
-    [
-      ms.padStart(WIDTHS.ms),
-      (row.client1 ?? "").padEnd(WIDTHS.client1),
-      (row.client2 ?? "").padEnd(WIDTHS.client2),
-      (row.service ?? "").padEnd(WIDTHS.service),
-      row.why ?? "",
-    ].join("  ").trimEnd();
-  const titles = { service: "service", why: "what for" };
+  const line = (
+    ms: string,
+    { client1 = "", client2 = "", service = "", why = "" }: Partial<Row>,
+  ) =>
+    [ms.padStart(6), client1.padEnd(19), client2.padEnd(19)]
+      .concat(service.padEnd(43), why).join("  ").trimEnd();
+  const titles = { client1: "client 1", client2: "client 2" };
   return [
-    line("ms", { client1: "client 1", client2: "client 2", ...titles }),
+    line("ms", { ...titles, service: "service", why: "what for" }),
     ...sorted.map((row) => line((row.time - start).toFixed(1), row)),
   ].join("\n");
 }

@@ -52,18 +52,11 @@ export async function traceGo(
   return await traceTwoClients([server], signal);
 }
 
-interface Options {
-  mode?: string;
-  go?: string;
-  svg?: string;
-  help: boolean;
-}
+type Options = ReturnType<typeof parseOptions>;
 
-function parseOptions(args: string[]): Options {
+function parseOptions(args: string[]) {
   const options = parseArgs(args, {
     string: ["mode", "go", "svg"],
-    boolean: ["help"],
-    alias: { h: "help" },
     unknown: refuse,
   });
   const { mode = "concurrent", go, svg } = options;
@@ -114,12 +107,8 @@ const titleOf = ({ mode = "concurrent", go }: Options) =>
   (go === undefined ? `--mode ${mode}` : `--go ${go.split("/").at(-1)}`);
 
 if (import.meta.main) {
-  await runTool("trace", async (args, signal) => {
+  await runTool("trace", HELP, async (args, signal) => {
     const options = parseOptions(args);
-    if (options.help) {
-      console.log(HELP);
-      return 0;
-    }
     const rows = await trace(options, signal);
     console.log(format(rows));
     if (options.svg !== undefined) {

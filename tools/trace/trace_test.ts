@@ -1,9 +1,10 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
+import { looking, parse, texts } from "../picture/testing.ts";
 import { Child } from "../testing/child.ts";
 import { folder, readFile } from "../testing/folder.ts";
 import { needs } from "../testing/needs.ts";
 import { draw } from "./picture.ts";
-import { format } from "./timeline.ts";
+import { format, type Row } from "./timeline.ts";
 import { traceGo, traceMode } from "./trace.ts";
 
 const PERMISSIONS = ["net", "run", "read", "write"] as const;
@@ -56,11 +57,53 @@ for (const mode of ["serial", "concurrent", "events"]) {
       assertEquals(shapeOf(seen), shapeOf(shown));
       assertEquals(isServedAtOnce(seen), mode !== "serial");
       assertEquals(isServedAtOnce(shown), mode !== "serial");
-      assertEquals(seen.includes("waits in the queue"), mode === "serial");
       assertEquals(draw("", rows).includes(">waits<"), mode === "serial");
     },
   );
 }
+
+Deno.test("trace: lanes show who waits, and for how long", () => {
+  const begin = 1e12;
+  const rows: Row[] = [
+    { time: begin, client1: "connects" },
+    { time: begin + 0.1, service: "accept4(3) = 4", why: "client 1: accepted" },
+    { time: begin + 0.2, client1: 'gets "Hello"' },
+    { time: begin + 10, client2: "connects" },
+    { time: begin + 10.1, client2: 'sends "<fuga>"' },
+    { time: begin + 20, client2: "waits in the queue" },
+    { time: begin + 30.1, client1: 'sends "hoge"' },
+    { time: begin + 31, client1: "gets EOF" },
+  ];
+  const elements = parse(draw('a <script> & "b"', rows));
+  assertEquals(
+    texts(elements),
+    [
+      ...['a <script> & "b"', "ms", "client 1", "client 2", "queue", "service"],
+      ...[
+        "0",
+        "10",
+        "30",
+        "31",
+        "connects",
+        "accept4",
+        "← Hello",
+        "hoge →",
+        "← EOF",
+      ],
+      ...["connects", "<fuga> →", "silent", "waits", "sleeps"],
+      "Pale: not greeted yet. Pauses are to scale.",
+    ],
+  );
+  const at = (what: string, nth = 0) =>
+    Number(elements.filter(({ text }) => text === what)[nth].y);
+  assertEquals(at("hoge →") - at("<fuga> →"), 110, "the longest pause");
+  assertEquals(at("waits"), (at("hoge →") + at("<fuga> →")) / 2);
+  assertEquals(at("← Hello") - at("connects"), 17, "not on top of each other");
+  const [brief, queued] = looking(elements, "two");
+  assert(Number(brief.height) > 0, "a short one can be seen");
+  const [pale] = looking(elements, "two pale");
+  assertEquals([queued.y, queued.height], [pale.y, pale.height]);
+});
 
 /** Traces one of the diary's programs on a free port. */
 async function traceDiary(name: string): Promise<string> {

@@ -5,6 +5,7 @@
  * @module
  */
 
+import { folder } from "../testing/folder.ts";
 import { now, TracedServer } from "./strace.ts";
 import { annotate, type Row } from "./timeline.ts";
 
@@ -13,16 +14,10 @@ export async function traceTwoClients(
   program: string[],
   signal?: AbortSignal,
 ): Promise<Row[]> {
-  const log = await Deno.makeTempFile();
-  try {
-    await using server = new TracedServer(program, log, signal);
-    return await runClients(server);
-  } finally {
-    await Deno.remove(log);
-  }
-}
-
-async function runClients(server: TracedServer): Promise<Row[]> {
+  await using dir = await folder();
+  const log = `${dir.path}/log`;
+  await Deno.writeTextFile(log, ""); // it may be read before strace writes
+  await using server = new TracedServer(program, log, signal);
   const rows: Row[] = [];
   await server.ready();
   using slow = await Client.connect(
@@ -74,12 +69,11 @@ async function queuedOrServed(
 class Client implements Disposable {
   /** Whether the server has sent anything, or closed. */
   answered = false;
+  readonly #answer = Promise.withResolvers<void>();
   /** Settles when it is answered. */
-  readonly greeted: Promise<void>;
+  readonly greeted = this.#answer.promise;
   /** Settles when the server has closed. */
   readonly done: Promise<void>;
-  readonly #conn: Deno.TcpConn;
-  readonly #note: (text: string) => void;
 
   static async connect(
     port: number,
@@ -91,46 +85,47 @@ class Client implements Disposable {
     return new Client(conn, note);
   }
 
-  private constructor(conn: Deno.TcpConn, note: (text: string) => void) {
-    this.#conn = conn;
-    this.#note = note;
-    const { promise, resolve } = Promise.withResolvers<void>();
-    this.greeted = promise;
-    this.done = this.#listen(() => {
-      this.answered = true;
-      resolve();
-    });
+  private constructor(
+    readonly conn: Deno.TcpConn,
+    readonly note: (text: string) => void,
+  ) {
+    this.done = this.#listen();
     this.done.catch(() => {}); // it is awaited later
   }
 
   get port(): number {
-    return this.#conn.localAddr.port;
+    return this.conn.localAddr.port;
   }
 
   async send(text: string): Promise<void> {
-    this.#note(`sends ${quote(text)}`);
-    await this.#conn.write(new TextEncoder().encode(text));
+    this.note(`sends ${quote(text)}`);
+    await this.conn.write(new TextEncoder().encode(text));
   }
 
-  async #listen(onAnswer: () => void): Promise<void> {
+  async #listen(): Promise<void> {
     const buffer = new Uint8Array(4096);
     try {
-      for (let n; (n = await this.#conn.read(buffer)) !== null;) {
+      for (let n; (n = await this.conn.read(buffer)) !== null;) {
         const text = new TextDecoder().decode(buffer.subarray(0, n));
         // The greeting may come with the echo, which may be padded with \0.
         for (const line of text.split(/(?<=\n)(?!\0)/)) {
-          this.#note(`gets ${quote(line)}`);
+          this.note(`gets ${quote(line)}`);
         }
-        onAnswer();
+        this.#isAnswered();
       }
-      this.#note("gets EOF");
+      this.note("gets EOF");
     } finally {
-      onAnswer();
+      this.#isAnswered();
     }
   }
 
+  #isAnswered(): void {
+    this.answered = true;
+    this.#answer.resolve();
+  }
+
   [Symbol.dispose](): void {
-    this.#conn.close();
+    this.conn.close();
   }
 }
 
