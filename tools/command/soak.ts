@@ -12,7 +12,7 @@
  */
 
 import denoJson from "../../deno.json" with { type: "json" };
-import { interruption } from "../testing/interrupt.ts";
+import { interruption } from "../testing/tool.ts";
 import { ServerProcess } from "../testing/processes.ts";
 import { bytesOf, GREETING } from "../testing/bytes.ts";
 import { connect, exchange, readAll, reset } from "../testing/clients.ts";

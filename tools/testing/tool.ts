@@ -1,10 +1,24 @@
 /**
- * What the programs for developers do alike: refuse an option, and end.
+ * What the programs for developers do alike: refuse an option, end by a
+ * signal together with what they have started, and say what is wrong.
  *
  * @module
  */
 
-import { interruption } from "./interrupt.ts";
+const SIGNALS: [Deno.Signal, number][] = [
+  ["SIGHUP", 1],
+  ["SIGINT", 2],
+  ["SIGTERM", 15],
+];
+
+/** Aborted when the process gets a signal. The reason is the exit code. */
+export function interruption(): AbortSignal {
+  const controller = new AbortController();
+  for (const [signal, number] of SIGNALS) {
+    Deno.addSignalListener(signal, () => controller.abort(128 + number));
+  }
+  return controller.signal;
+}
 
 /** What is wrong with the arguments, in one line. */
 export class UsageError extends Error {}
