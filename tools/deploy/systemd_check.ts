@@ -47,14 +47,12 @@ exec ${deno.join(" ")} /opt/main.ts "$@"
 }
 
 /** A systemd over the files of this machine, with a network of its own. */
-class Machine implements AsyncDisposable {
+class Machine extends Child {
   readonly #dir: string;
-  readonly #unshare: Child;
   #init = "";
 
   private constructor(dir: string) {
-    this.#dir = dir;
-    this.#unshare = new Child([
+    super([
       // All of it ends with this process.
       ...["setpriv", "--pdeathsig=KILL"],
       ...["unshare", "--pid", "--fork", "--kill-child"],
@@ -67,6 +65,7 @@ class Machine implements AsyncDisposable {
       "--tmpfs=/usr/local/bin:mode=755",
       "systemd.unit=basic.target",
     ]);
+    this.#dir = dir;
   }
 
   /** Boots it, with the binary and these units installed. */
@@ -92,7 +91,7 @@ class Machine implements AsyncDisposable {
     do {
       await turn();
       // The first child of systemd-nspawn is not yet the init of the machine.
-      this.#init = await child(this.#unshare.pid).then(child).catch(() => "");
+      this.#init = await child(this.pid).then(child).catch(() => "");
     } while (await this.state("basic.target", "ActiveState") !== "active");
   }
 
@@ -141,8 +140,8 @@ class Machine implements AsyncDisposable {
     ]);
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.#unshare[Symbol.asyncDispose]();
+  override async [Symbol.asyncDispose](): Promise<void> {
+    await super[Symbol.asyncDispose]();
     const left = `/run/systemd/nspawn/propagate/${NAME}`;
     await Deno.remove(left).catch(() => {});
     await Deno.remove(this.#dir, { recursive: true });
