@@ -1,15 +1,15 @@
 /**
  * This room tests the command, `main.ts`: here from its start to its end; then
- * the limits of the machine, what it listens on, its log, options and signals.
+ * its file descriptors, what it listens on, its log, options and signals.
  *
  * @module
  */
 
-import { assertEquals, assertMatch } from "@std/assert";
-import { ServerProcess } from "../testing/processes.ts";
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import { runPretending, ServerProcess } from "../testing/command.ts";
 import { output } from "../testing/child.ts";
 import { folder, readFile } from "../testing/folder.ts";
-import { GREETING } from "../testing/bytes.ts";
+import { bytesOf, GREETING } from "../testing/bytes.ts";
 import {
   ask,
   connect,
@@ -19,8 +19,8 @@ import {
   readText,
   send,
 } from "../testing/clients.ts";
-import { needs, withCommand } from "../testing/needs.ts";
-import { delay } from "../testing/timing.ts";
+import { killSocket, needs, SS_KILL, withCommand } from "../testing/needs.ts";
+import { delay, stopwatch, tryWithin } from "../testing/timing.ts";
 
 withCommand(
   "command: says when it is ready, serves, logs, and sums up",
@@ -106,5 +106,93 @@ needs(
     assertEquals(await exchange(port, "hoge"), GREETING + "hoge");
     command.kill("SIGTERM");
     assertEquals(await command.code(), 0);
+  },
+);
+
+withCommand(
+  "command: stopped for longer than the timeout: data that had arrived is echoed",
+  () =>
+    tryWithin([1, 4, 16], async (timeout) => {
+      await using command = new ServerProcess(["-p0", `--timeout=${timeout}`]);
+      const port = await command.ready();
+      const sinceConnect = stopwatch();
+      // So many that they cannot all be read in one turn of the event loop.
+      using clients = await greetMany(port, 1000);
+      command.kill("SIGSTOP");
+      if (sinceConnect() >= timeout) return "late";
+      const sinceStop = stopwatch();
+      await Promise.all(clients.map((conn) => conn.write(bytesOf("hoge"))));
+      while (sinceStop() < timeout + 0.1) {
+        await delay(100);
+      }
+      command.kill("SIGCONT");
+      const echoes = await Promise.all(clients.map(readText));
+      assertEquals(echoes, clients.map(() => "hoge"));
+    }),
+);
+
+needs(
+  ["net", "run", "read"],
+  [SS_KILL],
+  "command: a listener that has died ends the command with 1",
+  async () => {
+    await using command = new ServerProcess(["-p0"]);
+    const port = await command.ready();
+    using client = await connect(port);
+    await readExactly(client, GREETING.length);
+    assert(killSocket(port));
+    assertEquals(await ask(client, "hoge"), "hoge");
+    assertEquals(await command.code(), 1);
+    const retries = command.stderr.all.slice(0, -2); // one a second
+    const [failed, summary] = command.stderr.all.slice(-2);
+    const error = 'error="Invalid argument (os error 22)"';
+    assert(retries.length > 0);
+    assert(retries.every((line) => line.endsWith(` accept-error ${error}`)));
+    assert(failed.endsWith(` accept-failed ${error}`));
+    assertMatch(summary, / summary echoed=1 /);
+  },
+);
+
+withCommand(
+  "command: what ends the command is named, though one error a second is logged",
+  async () => {
+    await using command = new ServerProcess(
+      ["-p0", "--json"],
+      runPretending(
+        `const { listen } = Deno;
+        Deno.listen = (options) => {
+          const listener = listen(options);
+          const errors = [new Error("odd \\u001b")];
+          const next = () =>
+            Promise.reject(errors.pop() || new Deno.errors.BadResource("dead"));
+          listener[Symbol.asyncIterator] = () => ({ next });
+          return listener;
+        }`,
+        "--allow-net",
+      ),
+    );
+    assertEquals(await command.code(), 1);
+    const [first, second] = command.stderr.all.map((line) => JSON.parse(line));
+    const { event, error } = first;
+    assertEquals([event, error], ["accept-error", "odd \x1b"]);
+    assertEquals([second.event, second.error], ["accept-failed", "dead"]);
+  },
+);
+
+needs(
+  ["net", "run", "read"],
+  ["ss"],
+  "command: --timeout 0 turns TCP keep-alive on, as ss shows",
+  async () => {
+    for (const [timeout, expected] of [["0", true], ["60", false]] as const) {
+      await using command = new ServerProcess(["-p0", "--timeout", timeout]);
+      const port = await command.ready();
+      using client = await connect(port);
+      await readExactly(client, GREETING.length);
+      const socket = await output(["ss", "-Htno", `sport = :${port}`]);
+      assertEquals(socket.includes("timer:(keepalive"), expected);
+      assertEquals(await exchange(port, "hoge"), `${GREETING}hoge`);
+      assert(socket.includes("ESTAB"));
+    }
   },
 );

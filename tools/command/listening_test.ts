@@ -1,7 +1,7 @@
 /** What the command can listen on, and with which permissions. */
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { runMain, runPretending, ServerProcess } from "../testing/processes.ts";
+import { runMain, runPretending, ServerProcess } from "../testing/command.ts";
 import { output } from "../testing/child.ts";
 import { folder } from "../testing/folder.ts";
 import { GREETING } from "../testing/bytes.ts";

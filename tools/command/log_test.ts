@@ -9,7 +9,7 @@ import {
   ServerProcess,
   tryKill,
   withTerminal,
-} from "../testing/processes.ts";
+} from "../testing/command.ts";
 import { output } from "../testing/child.ts";
 import { folder } from "../testing/folder.ts";
 import { GREETING } from "../testing/bytes.ts";

@@ -3,7 +3,7 @@
 import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
 import denoJson from "../../deno.json" with { type: "json" };
 import { parseOptions } from "../../main.ts";
-import { redirected, runMain, ServerProcess } from "../testing/processes.ts";
+import { redirected, runMain, ServerProcess } from "../testing/command.ts";
 import { readFile } from "../testing/folder.ts";
 import { bytesOf, GREETING } from "../testing/bytes.ts";
 import { withCommand } from "../testing/needs.ts";

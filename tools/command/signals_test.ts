@@ -7,7 +7,7 @@ import {
   runMain,
   ServerProcess,
   withTerminal,
-} from "../testing/processes.ts";
+} from "../testing/command.ts";
 import { folder } from "../testing/folder.ts";
 import { bytesOf, GREETING, textOf } from "../testing/bytes.ts";
 import {

@@ -12,8 +12,8 @@
  */
 
 import denoJson from "../../deno.json" with { type: "json" };
-import { interruption } from "../testing/tool.ts";
-import { ServerProcess } from "../testing/processes.ts";
+import { interruption } from "../testing/run_tool.ts";
+import { ServerProcess } from "../testing/command.ts";
 import { bytesOf, GREETING } from "../testing/bytes.ts";
 import { connect, exchange, readAll, reset } from "../testing/clients.ts";
 import { delay } from "../testing/timing.ts";

@@ -1,7 +1,7 @@
 /** Unix sockets: their files, permissions and addresses. */
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { runMain, ServerProcess } from "../testing/processes.ts";
+import { runMain, ServerProcess } from "../testing/command.ts";
 import { output } from "../testing/child.ts";
 import { folder, ROOT } from "../testing/folder.ts";
 import { GREETING, numbers } from "../testing/bytes.ts";

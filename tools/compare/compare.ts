@@ -11,10 +11,10 @@
 
 import { output } from "../testing/child.ts";
 import { folder } from "../testing/folder.ts";
-import { runTool } from "../testing/tool.ts";
+import { runTool } from "../testing/run_tool.ts";
 import { describeFailures, Meter, PROCESSORS } from "./measure.ts";
 import { HELP, type Options, parseOptions } from "./options.ts";
-import { draw } from "./picture.ts";
+import { draw } from "./chart.ts";
 import { type Comparison, failureCount, toMarkdown } from "./report.ts";
 import { cc, prepare, type Server } from "./servers.ts";
 import { firstLine, readVersions } from "./versions.ts";

@@ -6,13 +6,13 @@ import {
 } from "@std/assert";
 import net from "node:net";
 import denoJson from "../../deno.json" with { type: "json" };
-import { looking, parse, texts } from "../picture/testing.ts";
+import { looking, parse, texts } from "../svg/parse.ts";
 import { Child, output } from "../testing/child.ts";
 import { folder } from "../testing/folder.ts";
 import { needs } from "../testing/needs.ts";
-import { tryKill } from "../testing/processes.ts";
+import { tryKill } from "../testing/command.ts";
 import { parseOptions } from "./options.ts";
-import { draw } from "./picture.ts";
+import { draw } from "./chart.ts";
 import { median, ratios } from "./report.ts";
 import { cc } from "./servers.ts";
 import type { Versions } from "./versions.ts";

@@ -5,7 +5,7 @@
  */
 
 import { parseArgs } from "@std/cli/parse-args";
-import { refuse, UsageError } from "../testing/tool.ts";
+import { refuse, UsageError } from "../testing/run_tool.ts";
 import { NAMES } from "./servers.ts";
 
 /** What the help says of each; `with` has commands by the names of servers. */

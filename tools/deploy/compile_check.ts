@@ -14,7 +14,7 @@ import { assert, assertEquals, assertMatch } from "@std/assert";
 import denoJson from "../../deno.json" with { type: "json" };
 import { Child } from "../testing/child.ts";
 import { ROOT } from "../testing/folder.ts";
-import { ServerProcess } from "../testing/processes.ts";
+import { ServerProcess } from "../testing/command.ts";
 import { digits, GREETING } from "../testing/bytes.ts";
 import { ask, connect, exchange } from "../testing/clients.ts";
 

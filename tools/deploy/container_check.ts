@@ -4,11 +4,11 @@ import { assertEquals, assertMatch } from "@std/assert";
 import denoJson from "../../deno.json" with { type: "json" };
 import { Child, output } from "../testing/child.ts";
 import { readFile } from "../testing/folder.ts";
-import { ServerProcess } from "../testing/processes.ts";
+import { ServerProcess } from "../testing/command.ts";
 import { GREETING } from "../testing/bytes.ts";
-import { needs } from "../testing/needs.ts";
+import { AS_ROOT, needs } from "../testing/needs.ts";
 import { delay } from "../testing/timing.ts";
-import { AS_ROOT, readManifest } from "./checks.ts";
+import { readManifest } from "./manifest.ts";
 
 /** The image, in a store of its own: the user's images are left alone. */
 class Image implements AsyncDisposable {

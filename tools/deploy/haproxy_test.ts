@@ -1,7 +1,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { Child } from "../testing/child.ts";
 import { folder } from "../testing/folder.ts";
-import { ServerProcess } from "../testing/processes.ts";
+import { ServerProcess } from "../testing/command.ts";
 import { GREETING } from "../testing/bytes.ts";
 import { ask } from "../testing/clients.ts";
 import { needs } from "../testing/needs.ts";

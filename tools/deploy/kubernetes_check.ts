@@ -3,7 +3,7 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { output } from "../testing/child.ts";
 import { needs } from "../testing/needs.ts";
-import { type KubernetesObject, readManifest } from "./checks.ts";
+import { type KubernetesObject, readManifest } from "./manifest.ts";
 
 const SCHEMAS = "npm:kubernetes-models@5.1.0";
 

@@ -3,12 +3,11 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { Child, output } from "../testing/child.ts";
 import { ROOT } from "../testing/folder.ts";
-import { ServerProcess } from "../testing/processes.ts";
+import { ServerProcess } from "../testing/command.ts";
 import { GREETING } from "../testing/bytes.ts";
-import { needs } from "../testing/needs.ts";
+import { AS_ROOT, needs } from "../testing/needs.ts";
 import { turn } from "../testing/timing.ts";
 import { createCertificate } from "../testing/transports.ts";
-import { AS_ROOT } from "./checks.ts";
 
 const NAME = `echo-server-${Deno.pid}`;
 
@@ -136,7 +135,12 @@ class Machine extends Child {
   load(): ServerProcess {
     return new ServerProcess(["30000"], [
       ...["nsenter", "--target", this.#init, "--net"],
-      ...[Deno.execPath(), "run", "--allow-net", "tools/deploy/load.ts"],
+      ...[
+        Deno.execPath(),
+        "run",
+        "--allow-net",
+        "tools/deploy/load_generator.ts",
+      ],
     ]);
   }
 
@@ -195,7 +199,7 @@ withSystemd("Unix sockets, to which every user can connect", async () => {
   );
   const nobody = "setpriv --reuid=65534 --regid=65534 --clear-groups";
   const load =
-    "/opt/deno run --no-config --allow-all /mnt/tools/deploy/load.ts";
+    "/opt/deno run --no-config --allow-all /mnt/tools/deploy/load_generator.ts";
   const exchanges = (instance: number) =>
     machine.sh(`${nobody} env DENO_DIR=/tmp/nobody \
       ${load} /run/echo-server/${instance}/echo.sock 8`);

@@ -13,7 +13,7 @@
 
 import { serve } from "../../server.ts";
 import { violations } from "./invariants.ts";
-import { scriptOf } from "./script.ts";
+import { scriptOf } from "./random_script.ts";
 import { type Run, simulate } from "./simulation.ts";
 
 /** Runs the script of a seed; throws if something is wrong. */

@@ -8,7 +8,7 @@ import {
   tick,
   unstick,
 } from "./model.ts";
-import { scriptOf } from "./script.ts";
+import { scriptOf } from "./random_script.ts";
 
 Deno.test("fuzz: random scripts", async () => {
   // Of the mutants of server.ts that were tried, the first thousand miss one.

@@ -19,7 +19,7 @@ import {
   greetingByte,
   isForeign,
   type Settings,
-} from "./script.ts";
+} from "./random_script.ts";
 import type { Client, Connection, Run } from "./simulation.ts";
 
 /** After sending `from` bytes, the server drains up to `bytes`, up to `ms`. */

@@ -7,7 +7,7 @@
 
 import type { Outcome } from "../../server.ts";
 import type { Moment } from "../testing/fake_clock.ts";
-import type { Settings } from "./script.ts";
+import type { Settings } from "./random_script.ts";
 
 /** What a client did. Bytes count as sent when they arrive. */
 export interface ClientEvent extends Moment {

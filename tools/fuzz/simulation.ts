@@ -17,7 +17,7 @@ import {
   greetingByte,
   type Script,
   type Step,
-} from "./script.ts";
+} from "./random_script.ts";
 
 type Serve = typeof serve;
 

@@ -12,7 +12,7 @@ import { GREETING } from "../testing/bytes.ts";
 import { ask, readExactly, readText } from "../testing/clients.ts";
 import { FakeClock } from "../testing/fake_clock.ts";
 import { MemoryListener } from "../testing/memory_network.ts";
-import { start } from "../testing/service.ts";
+import { start } from "../testing/server_under_test.ts";
 import { greeted, inEachMode, inMemory } from "../testing/spec.ts";
 import { turn, turns } from "../testing/timing.ts";
 import { memoryNetwork } from "../testing/transports.ts";

@@ -17,7 +17,7 @@ import {
 import { FakeClock } from "../testing/fake_clock.ts";
 import { MemoryListener } from "../testing/memory_network.ts";
 import { withCommand } from "../testing/needs.ts";
-import { ServerProcess } from "../testing/processes.ts";
+import { ServerProcess } from "../testing/command.ts";
 import { greeted, inEachMode, inMemory, MODES } from "../testing/spec.ts";
 import { Inbox, turns } from "../testing/timing.ts";
 import { errorOf, failing, inSmall, stuck } from "./faults.ts";

@@ -47,6 +47,9 @@ export function exists(program: string): boolean {
   return found.get(program)!;
 }
 
+/** The user who may make containers. */
+export const AS_ROOT: Need = { name: "root", isMet: () => Deno.uid() === 0 };
+
 /** A kernel that lets so many clients wait to be accepted, as far as known. */
 export const queueOf = (size: number): Need => ({
   name: `net.core.somaxconn=${size}`,

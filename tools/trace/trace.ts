@@ -13,8 +13,8 @@ import { parseArgs } from "@std/cli/parse-args";
 import { output } from "../testing/child.ts";
 import { folder } from "../testing/folder.ts";
 import { exists } from "../testing/needs.ts";
-import { refuse, runTool, UsageError } from "../testing/tool.ts";
-import { draw } from "./picture.ts";
+import { refuse, runTool, UsageError } from "../testing/run_tool.ts";
+import { draw } from "./timeline_picture.ts";
 import { format, type Row } from "./timeline.ts";
 import { traceTwoClients } from "./two_clients.ts";
 

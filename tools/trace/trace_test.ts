@@ -1,9 +1,9 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
-import { looking, parse, texts } from "../picture/testing.ts";
+import { looking, parse, texts } from "../svg/parse.ts";
 import { Child } from "../testing/child.ts";
 import { folder, readFile } from "../testing/folder.ts";
 import { needs } from "../testing/needs.ts";
-import { draw } from "./picture.ts";
+import { draw } from "./timeline_picture.ts";
 import { format, type Row } from "./timeline.ts";
 import { traceGo, traceMode } from "./trace.ts";
 

@@ -1,15 +1,11 @@
 /**
- * What the checks share.
+ * Reads the manifest for Kubernetes.
  *
  * @module
  */
 
 import denoJson from "../../deno.json" with { type: "json" };
 import { readFile } from "../testing/folder.ts";
-import type { Need } from "../testing/needs.ts";
-
-/** The user who may make containers. */
-export const AS_ROOT: Need = { name: "root", isMet: () => Deno.uid() === 0 };
 
 /** An object of Kubernetes, as far as the checks look at it. */
 export interface KubernetesObject {

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { box, line, picture, text, WIDTH } from "../picture/svg.ts";
+import { box, line, picture, text, WIDTH } from "../svg/svg.ts";
 import {
   type Comparison,
   ratios,

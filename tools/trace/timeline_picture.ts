@@ -4,7 +4,7 @@
  * @module
  */
 
-import { box, picture, text } from "../picture/svg.ts";
+import { box, picture, text } from "../svg/svg.ts";
 import type { Row } from "./timeline.ts";
 
 /** A bar in a lane. Times are in milliseconds. */

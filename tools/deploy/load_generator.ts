@@ -5,7 +5,7 @@
  * address is a port of 127.0.0.1 or the path of a Unix socket.
  *
  * ```sh
- * deno run --allow-net tools/deploy/load.ts 30000
+ * deno run --allow-net tools/deploy/load_generator.ts 30000
  * ```
  *
  * @module
