@@ -1,7 +1,8 @@
 /** File descriptors: what happens without them, and that none leaks. */
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { runMainLimited, ServerProcess } from "../testing/command.ts";
+import { after } from "../testing/child.ts";
+import { runMain, ServerProcess } from "../testing/command.ts";
 import { bytesOf, GREETING } from "../testing/bytes.ts";
 import {
   ask,
@@ -14,6 +15,9 @@ import {
 import { needs, queueOf, withCommand } from "../testing/needs.ts";
 import { turn } from "../testing/timing.ts";
 
+/** How to run the command so that it is soon out of file descriptors. */
+const FEW = after("ulimit -n 64", runMain("--allow-net"));
+
 needs(
   ["net", "run", "read"],
   [queueOf(200)],
@@ -21,7 +25,7 @@ needs(
   async () => {
     await using command = new ServerProcess(
       ["-p0", "-v"],
-      runMainLimited(),
+      FEW,
     );
     const port = await command.ready();
     using clients = await connectMany(port, 200);
@@ -84,7 +88,7 @@ needs(
   async () => {
     await using command = new ServerProcess(
       ["-p0", "--grace=0.3"],
-      runMainLimited(),
+      FEW,
     );
     const port = await command.ready();
     using _silent = await connectMany(port, 50);

@@ -259,8 +259,8 @@ withTls("the log says why an exchange has failed", async () => {
   await client("-verify_return_error"); // it does not know the certificate
   await command.event("exchange", 3);
   const reasons = command.stderr.all
-    .map((line) => line.match(/ error="(.+)"$/)?.[1]);
+    .map((line) => line.match(/ error="(.+)"$/)?.[1] ?? "");
   assertEquals(new Set(reasons).size, 3, `${command.stderr.all}`);
-  for (const reason of reasons) assertMatch(`${reason}`, /^[\w :()]+$/);
+  for (const reason of reasons) assertMatch(reason, /^[\w :()]+$/);
   assertEquals(`${reasons}`.includes("plain"), false);
 });

@@ -2,8 +2,9 @@
 
 import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
 import denoJson from "../../deno.json" with { type: "json" };
+import { after } from "../testing/child.ts";
 import { parseOptions } from "../../main.ts";
-import { redirected, runMain, ServerProcess } from "../testing/command.ts";
+import { runMain, ServerProcess } from "../testing/command.ts";
 import { readFile } from "../testing/folder.ts";
 import { bytesOf, GREETING } from "../testing/bytes.ts";
 import { withCommand } from "../testing/needs.ts";
@@ -213,7 +214,7 @@ withCommand("options: --version, and the README shows --help", async () => {
   assertEquals([await help.code(), await version.code()], [0, 0]);
   assertEquals(help.stderr.all.length + version.stderr.all.length, 0);
   assertEquals(version.stdout.all, [`echo-server ${denoJson.version}`]);
-  const readme = await readFile("README.md");
+  const readme = readFile("README.md");
   const shown = readme.match(/\$ .* --help\n([^]*?)```/)?.[1] ?? "";
   assertEquals(shown.trimEnd().split("\n"), help.stdout.all);
   assert(help.stdout.all.every((line) => line.length <= 80));
@@ -232,7 +233,7 @@ withCommand("options: each failure is one line, if possible", async () => {
   for (const [arg, redirection, code, lines] of cases) {
     await using command = new ServerProcess(
       [arg],
-      redirected(redirection, runMain()),
+      after(`exec ${redirection}`, runMain()),
     );
     assertEquals(await command.code(), code);
     assertEquals(command.stdout.all, []);

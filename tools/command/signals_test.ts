@@ -1,9 +1,9 @@
 /** Signals: what ends the command, and how. */
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
+import { after } from "../testing/child.ts";
 import {
   onTerminal,
-  redirected,
   runMain,
   ServerProcess,
   withTerminal,
@@ -26,7 +26,7 @@ import {
   withCommand,
 } from "../testing/needs.ts";
 import { Pipe } from "../testing/pipe.ts";
-import { delay, stopwatch, tryWithin, turn } from "../testing/timing.ts";
+import { delay, retry, stopwatch, tryWithin, turn } from "../testing/timing.ts";
 
 /** What a later signal ends the process with. */
 const CODES = [["SIGHUP", 129], ["SIGINT", 130], ["SIGTERM", 143]] as const;
@@ -57,7 +57,8 @@ withCommand(
 withCommand(
   "signals: SIGTERM that arrives twice is one request of a busy process",
   () =>
-    tryWithin(Array(20).fill(0.05), async (limit) => {
+    retry(20, async () => {
+      const limit = 0.05; // seconds
       await using command = new ServerProcess(["-p0"]);
       using clients = await greetMany(await command.ready(), 1);
       const sinceSignal = stopwatch();
@@ -81,7 +82,8 @@ for (const [signal, laterCode] of CODES) {
   withCommand(
     `signals: ${signal} that arrives twice is one request`,
     () =>
-      tryWithin(Array(20).fill(0.1), async (limit) => {
+      retry(20, async () => {
+        const limit = 0.1; // seconds
         await using command = new ServerProcess(["-p0"]);
         const port = await command.ready();
         using clients = await greetMany(port, 50);
@@ -106,7 +108,8 @@ for (const [signal, laterCode] of CODES) {
   withCommand(
     `signals: a ${signal} that comes later ends it at once`,
     () =>
-      tryWithin(Array(10).fill(0.5), async (limit) => {
+      retry(10, async () => {
+        const limit = 0.5; // seconds
         await using command = new ServerProcess(["-p0", "--grace=60"]);
         using _idle = await greetMany(await command.ready(), 1);
         const seconds = await command.killRepeatedly(signal);
@@ -231,12 +234,11 @@ needs(
   ["mkfifo", SS_KILL],
   "signals: SIGTERM does not hide that the listener has died",
   () =>
-    tryWithin(Array(10).fill(1), async () => {
-      await using pipe = new Pipe();
-      await pipe.fill();
+    retry(10, async () => {
+      await using pipe = await Pipe.full();
       await using command = new ServerProcess(
         ["-p0", "--grace=0"],
-        redirected(`2>${pipe.path}`, runMain("--allow-net")),
+        after(`exec 2>${pipe.path}`, runMain("--allow-net")),
       );
       const port = await command.ready();
       using idle = await connect(port);

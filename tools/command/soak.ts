@@ -76,7 +76,7 @@ interrupted.addEventListener("abort", () => {
 });
 const port = await command.ready();
 
-/** Runs so many exchanges, some of them side by side. */
+/** Runs `count` exchanges, some of them side by side. */
 async function run(count: number): Promise<void> {
   let next = 0;
   await Promise.all(Array.from({ length: CLIENTS }, async () => {
@@ -94,10 +94,8 @@ async function run(count: number): Promise<void> {
 }
 
 async function report(done: number) {
-  const [descriptors, rss] = [
-    await command.descriptors(),
-    await command.residentMemory(),
-  ];
+  const descriptors = await command.descriptors();
+  const rss = await command.residentMemory();
   console.log(`${done} exchanges: ${descriptors} descriptors, ${rss} kB`);
   return { descriptors, rss };
 }

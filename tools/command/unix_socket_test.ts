@@ -2,15 +2,18 @@
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { runMain, ServerProcess } from "../testing/command.ts";
-import { output } from "../testing/child.ts";
+import { after, output } from "../testing/child.ts";
 import { folder, ROOT } from "../testing/folder.ts";
 import { GREETING, numbers } from "../testing/bytes.ts";
 import { ask, readExactly } from "../testing/clients.ts";
 import { needs } from "../testing/needs.ts";
 import { delay, turn } from "../testing/timing.ts";
 
-const withUnix = (name: string, fn: () => Promise<void>) =>
-  needs(["net", "run", "read", "write"], [], `Unix socket: ${name}`, fn);
+const withUnix = (
+  name: string,
+  fn: () => Promise<void>,
+  others: string[] = [],
+) => needs(["net", "run", "read", "write"], others, `Unix socket: ${name}`, fn);
 
 /** The command on a Unix socket. */
 const startOn = (path: string, ...args: string[]) =>
@@ -23,6 +26,12 @@ const runWith = (path: string, read = path) =>
     `--allow-read=${read}`,
     `--allow-write=${path}`,
   );
+
+/** How to run it under a strace that tampers with its system calls. */
+const traced = (inject: string) => [
+  ...`strace -D -f -qq -o /dev/null -e inject=${inject}`.split(" "),
+  ...runMain("--allow-all"),
+];
 
 async function exchangeOn(path: string, message: string): Promise<string> {
   using conn = await Deno.connect({ transport: "unix", path });
@@ -48,27 +57,23 @@ withUnix("the exchange, and no file is left", async () => {
   assertEquals([...Deno.readDirSync(dir.path)], []);
 });
 
-needs(
-  ["net", "run", "read", "write"],
-  ["python3"],
-  "Unix socket: odd addresses are quoted and escaped, and block nobody",
-  async () => {
-    await using dir = await folder();
-    const path = `${dir.path}/\x1b[31mred`;
-    await using command = startOn(path, "-v");
-    await command.ready();
-    assertEquals(command.stdout.all, [
-      `wait... listening on ${dir.path}/\\u001b[31mred`,
-    ]);
-    const addresses = [
-      ['"', '\\"'],
-      ["a  b\\", "a  b\\\\"],
-      [
-        "\x1b[31m\u009b\u202e\u2028\x7f\u{e0001}",
-        "\\u001b[31m\\u009b\\u202e\\u2028\\u007f\\udb40\\udc01",
-      ],
-    ];
-    const script = `import socket, sys
+withUnix("odd addresses are quoted and escaped, and block nobody", async () => {
+  await using dir = await folder();
+  const path = `${dir.path}/\x1b[31mred`;
+  await using command = startOn(path, "-v");
+  await command.ready();
+  assertEquals(command.stdout.all, [
+    `wait... listening on ${dir.path}/\\u001b[31mred`,
+  ]);
+  const addresses = [
+    ['"', '\\"'],
+    ["a  b\\", "a  b\\\\"],
+    [
+      "\x1b[31m\u009b\u202e\u2028\x7f\u{e0001}",
+      "\\u001b[31m\\u009b\\u202e\\u2028\\u007f\\udb40\\udc01",
+    ],
+  ];
+  const script = `import socket, sys
 def connect(address):
     s = socket.socket(socket.AF_UNIX)
     s.bind(address)
@@ -80,40 +85,33 @@ for address in sys.argv[2:]:
     s = connect(address)
     s.shutdown(socket.SHUT_WR)
     while s.recv(99): pass`;
-    const paths = addresses.map(([it]) => `${dir.path}/${it}`);
-    await output(["python3", "-c", script, path, ...paths]);
-    await command.event("exchange", addresses.length);
-    for (const [i, [, escaped]] of addresses.entries()) {
-      const line = command.stderr.all[i]; // no accept-error came before
-      assert(line.includes(` exchange remote="${dir.path}/${escaped}" `), line);
-    }
-  },
-);
+  const paths = addresses.map(([it]) => `${dir.path}/${it}`);
+  await output(["python3", "-c", script, path, ...paths]);
+  await command.event("exchange", addresses.length);
+  for (const [i, [, escaped]] of addresses.entries()) {
+    const line = command.stderr.all[i]; // no accept-error came before
+    assert(line.includes(` exchange remote="${dir.path}/${escaped}" `), line);
+  }
+}, ["python3"]);
 
 withUnix("the ready line in JSON has exactly the path", async () => {
   await using dir = await folder();
   const path = `${dir.path}/a  b\u3000\u00ad\u2028"\\\x1b`;
   await using command = startOn(path, "--json");
-  const [line] = await command.stdout.waitFor(1);
+  const line = await command.line();
   assertMatch(line, /^[\x20-\x7e\u3000]+$/); // one line, and safe to show
   assertEquals(JSON.parse(line).address, path);
 });
 
-needs(
-  ["net", "run", "read", "write"],
-  ["strace"],
-  "Unix socket: a signal during bind() leaves no file",
-  async () => {
-    await using dir = await folder();
-    const inject = "-f -qq -o /dev/null -e inject=bind:signal=SIGTERM";
-    await using command = new ServerProcess(
-      ["--unix", `${dir.path}/echo.sock`],
-      ["strace", ...inject.split(" "), ...runMain("--allow-all")],
-    );
-    assertEquals(await command.code(), 0);
-    assertEquals([...Deno.readDirSync(dir.path)], []);
-  },
-);
+withUnix("a signal during bind() leaves no file", async () => {
+  await using dir = await folder();
+  await using command = new ServerProcess(
+    ["--unix", `${dir.path}/echo.sock`],
+    traced("bind:signal=SIGTERM"),
+  );
+  assertEquals(await command.code(), 0);
+  assertEquals([...Deno.readDirSync(dir.path)], []);
+}, ["strace"]);
 
 withUnix("no file is left when a later signal ends it at once", async () => {
   await using dir = await folder();
@@ -127,37 +125,32 @@ withUnix("no file is left when a later signal ends it at once", async () => {
   assertEquals([...Deno.readDirSync(dir.path)], []);
 });
 
-needs(
-  ["net", "run", "read", "write"],
-  ["setpriv"],
-  "Unix socket: a refusal is one line that names the path",
-  async () => {
-    await using dir = await folder();
-    const protectedDir = `${dir.path}/protected`;
-    await Deno.mkdir(protectedDir, { mode: 0o500 });
-    // Root may write anywhere, unless it gives its capabilities up.
-    const asUser = `[ "$(id -u)" != 0 ] ||
-      exec setpriv --bounding-set=-all --inh-caps=-all "$@"; exec "$@"`;
-    const cases: [string, string, string[]?][] = [
-      [`${dir.path}/none/a`, "no such file or directory"],
-      [`${protectedDir}/a`, "permission denied"],
-      [
-        `${dir.path}/a`,
-        `run it with --allow-write=${dir.path}/a`,
-        ["--allow-net", "--allow-read"],
-      ],
-    ];
-    for (const [path, why, permissions = ["--allow-all"]] of cases) {
-      await using command = new ServerProcess(
-        ["--unix", path],
-        ["sh", "-c", asUser, "sh", ...runMain(...permissions)],
-      );
-      assertEquals(await command.code(), 1);
-      const line = `echo-server: cannot listen on ${path}: ${why}`;
-      assertEquals(command.stderr.all, [line]);
-    }
-  },
-);
+withUnix("a refusal is one line that names the path", async () => {
+  await using dir = await folder();
+  const protectedDir = `${dir.path}/protected`;
+  await Deno.mkdir(protectedDir, { mode: 0o500 });
+  // Root may write anywhere, unless it gives its capabilities up.
+  const asUser = `[ "$(id -u)" != 0 ] ||
+      exec setpriv --bounding-set=-all --inh-caps=-all "$@"`;
+  const cases: [string, string, string[]?][] = [
+    [`${dir.path}/none/a`, "no such file or directory"],
+    [`${protectedDir}/a`, "permission denied"],
+    [
+      `${dir.path}/a`,
+      `run it with --allow-write=${dir.path}/a`,
+      ["--allow-net", "--allow-read"],
+    ],
+  ];
+  for (const [path, why, permissions = ["--allow-all"]] of cases) {
+    await using command = new ServerProcess(
+      ["--unix", path],
+      after(asUser, runMain(...permissions)),
+    );
+    assertEquals(await command.code(), 1);
+    const line = `echo-server: cannot listen on ${path}: ${why}`;
+    assertEquals(command.stderr.all, [line]);
+  }
+}, ["setpriv"]);
 
 /** The file of a Unix socket to which nobody listens any more. */
 function leaveSocket(path: string): void {
@@ -191,8 +184,10 @@ withUnix("a socket with a relative path is replaced too", async () => {
   leaveSocket(`${dir.path}/a`);
   await using command = new ServerProcess(
     ["--unix", "a"],
-    ["sh", "-c", 'cd "$0"; exec "$@"', dir.path]
-      .concat(runMain("--allow-all").with(-1, `${ROOT}/main.ts`)),
+    after(
+      `cd '${dir.path}'`,
+      runMain("--allow-all").with(-1, `${ROOT}/main.ts`),
+    ),
   );
   await command.ready();
   assertEquals(await exchangeOn(`${dir.path}/a`, "hoge"), `${GREETING}hoge`);
@@ -255,43 +250,40 @@ withUnix("of six that start at once, one serves", async () => {
   await using dir = await folder();
   const path = `${dir.path}/echo.sock`;
   for (const state of ["no file", "a dead socket"]) {
-    const commands = numbers(6).map(() => startOn(path));
-    try {
-      const codes = await Promise.all(
-        commands.map((command) =>
-          Promise.race([command.code(), command.stdout.waitFor(1)])
-        ),
-      );
-      const refused = commands.filter((_, i) => codes[i] === 1);
-      assertEquals(refused.length, commands.length - 1, state);
-      assertEquals(await exchangeOn(path, "hoge"), `${GREETING}hoge`);
-      for (const { stderr } of refused) {
-        assertEquals(stderr.all, [
-          `echo-server: cannot listen on ${path}: another server listens there`,
-        ]);
-      }
-    } finally { // it leaves the dead socket
-      for (const command of commands) await command[Symbol.asyncDispose]();
+    await using all = new AsyncDisposableStack(); // it leaves the dead socket
+    const commands = numbers(6).map(() => all.use(startOn(path)));
+    const codes = await Promise.all(
+      commands.map((command) =>
+        Promise.race([command.code(), command.stdout.waitFor(1)])
+      ),
+    );
+    const refused = commands.filter((_, i) => codes[i] === 1);
+    assertEquals(refused.length, commands.length - 1, state);
+    assertEquals(await exchangeOn(path, "hoge"), `${GREETING}hoge`);
+    for (const { stderr } of refused) {
+      assertEquals(stderr.all, [
+        `echo-server: cannot listen on ${path}: another server listens there`,
+      ]);
     }
   }
 });
 
-needs(
-  ["net", "run", "read", "write"],
-  ["strace"],
-  "Unix socket: one that is bound but does not listen yet is not replaced",
+withUnix(
+  "one that is bound but does not listen yet is not replaced",
   async () => {
     await using dir = await folder();
     const path = `${dir.path}/echo.sock`;
-    const inject = "-D -f -qq -o /dev/null -e inject=listen:delay_enter=500000";
     await using slow = new ServerProcess(
       ["--unix", path],
-      ["strace", ...inject.split(" "), ...runMain("--allow-all")],
+      traced("listen:delay_enter=500000"),
     );
-    while ([...Deno.readDirSync(dir.path)].length === 0) await turn();
+    while ([...Deno.readDirSync(dir.path)].length === 0 && !slow.ended) {
+      await turn();
+    }
     await using second = startOn(path);
     assertEquals(await second.code(), 1);
     await slow.ready();
     assertEquals(await exchangeOn(path, "hoge"), `${GREETING}hoge`);
   },
+  ["strace"],
 );

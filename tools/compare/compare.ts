@@ -12,7 +12,7 @@
 import { output } from "../testing/child.ts";
 import { folder } from "../testing/folder.ts";
 import { runTool } from "../testing/run_tool.ts";
-import { describeFailures, Meter, PROCESSORS } from "./measure.ts";
+import { describeFailures, Meter, pinned, PROCESSORS } from "./measure.ts";
 import { HELP, type Options, parseOptions } from "./options.ts";
 import { draw } from "./chart.ts";
 import { type Comparison, failureCount, toMarkdown } from "./report.ts";
@@ -56,9 +56,8 @@ async function measureAll(
 
 async function checkMachine(signal: AbortSignal): Promise<void> {
   for (const processor of Object.values(PROCESSORS)) {
-    const pinned = ["taskset", "-c", processor, "true"];
-    if (await firstLine(pinned, signal) === undefined) {
-      throw new Error("needs Linux, taskset, and processors 0 and 1");
+    if (await firstLine(pinned(processor, "true"), signal) === undefined) {
+      throw new Error("needs Linux, setpriv, taskset, and processors 0 and 1");
     }
   }
 }
@@ -68,11 +67,7 @@ async function buildGenerator(
   signal: AbortSignal,
 ): Promise<string> {
   const binary = `${dir}/echoload`;
-  try {
-    await output(cc(binary, "echoload.c"), { signal, env: { TMPDIR: dir } });
-  } catch {
-    throw new Error("echoload.c does not build");
-  }
+  await output(cc(binary, "echoload.c"), { signal, env: { TMPDIR: dir } });
   return binary;
 }
 

@@ -7,10 +7,9 @@ import {
 import net from "node:net";
 import denoJson from "../../deno.json" with { type: "json" };
 import { looking, parse, texts } from "../svg/parse.ts";
-import { Child, output } from "../testing/child.ts";
+import { Child, output, tryKill } from "../testing/child.ts";
 import { folder } from "../testing/folder.ts";
-import { needs } from "../testing/needs.ts";
-import { tryKill } from "../testing/command.ts";
+import { type Need, needs } from "../testing/needs.ts";
 import { parseOptions } from "./options.ts";
 import { draw } from "./chart.ts";
 import { median, ratios } from "./report.ts";
@@ -20,12 +19,16 @@ import type { Versions } from "./versions.ts";
 /** One short round with this service only. */
 const TINY = ["--rounds=1", "--seconds=0.2", "--warm-up=0", "--only=service"];
 
+const TWO_PROCESSORS: Need = {
+  name: "two processors",
+  isMet: () => navigator.hardwareConcurrency > 1,
+};
+
 function withCompare(
   name: string,
   fn: (tempDir: string) => Promise<void>,
 ): void {
-  const programs = ["cc", "taskset"];
-  if (navigator.hardwareConcurrency < 2) programs.push("a-second-processor");
+  const programs = ["cc", "setpriv", "taskset", TWO_PROCESSORS];
   needs(["net", "run", "read", "write"], programs, name, async () => {
     await using dir = await folder();
     await fn(dir.path);
@@ -87,7 +90,11 @@ withCompare(
     await using compare = start([...TINY, "--seconds=45"], tempDir);
     let started: number[] = [];
     try {
-      await compare.stderr.waitFor(1);
+      await compare.expect(
+        "a line",
+        compare.stderr,
+        () => compare.stderr.all[0],
+      );
       while (!compare.ended && started.length < 2) {
         started = await childrenOf(compare.pid); // server and load generator
       }
@@ -97,7 +104,7 @@ withCompare(
       assertEquals(compare.stderr.text, "round 1 of 1: service\n");
       assertEquals(started.filter(isRunning), []);
     } finally {
-      started.forEach(tryKill);
+      started.forEach((pid) => tryKill(pid));
     }
   },
 );

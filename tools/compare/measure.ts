@@ -46,7 +46,7 @@ export class Meter {
     const command = server.command
       .map((arg) => arg.replaceAll("{port}", `${port}`));
     await using child = new Child(
-      ["taskset", "-c", PROCESSORS.server, ...command],
+      pinned(PROCESSORS.server, ...command),
       { signal: this.signal },
     );
     await this.#untilReady(server, child, port);
@@ -109,7 +109,7 @@ export class Meter {
       this.#generatorCommand(port, held, "hold"),
       { signal: this.signal, stdin: "piped" },
     );
-    const [, greeted] = await generator.shows(/^held (\d+)/);
+    const [, greeted] = await generator.shows(/^held (\d+)\n/);
     await delay(seconds * 1000, undefined, { signal: this.signal });
     const during = await child.residentMemory();
     await generator.closeStdin(); // lets them finish
@@ -133,8 +133,8 @@ export class Meter {
   }
 
   #generatorCommand(port: number, clients: number, how: string): string[] {
-    const pinned = ["taskset", "-c", PROCESSORS.generator, this.generator];
-    return [...pinned, `${port}`, `${clients}`, how];
+    const args = [`${port}`, `${clients}`, how];
+    return pinned(PROCESSORS.generator, this.generator, ...args);
   }
 
   #parse(json: string): Result {
@@ -147,6 +147,12 @@ export class Meter {
   }
 }
 
+/** Runs a program on one processor. It ends with this process, however. */
+export const pinned = (processor: string, ...program: string[]) => [
+  ...["setpriv", "--pdeathsig=KILL", "taskset", "-c", processor],
+  ...program,
+];
+
 function freePort(): number {
   using listener = Deno.listen({ port: 0 });
   return listener.addr.port;
@@ -157,8 +163,8 @@ async function endedError(
   child: Child,
 ): Promise<Error> {
   await child.code();
-  const line = child.stderr.all.at(-1);
-  return new Error(`${name}: the server ended${line && `: ${line}`}`);
+  const line = child.stderr.all.at(-1) ?? "without a word";
+  return new Error(`${name}: the server ended: ${line}`);
 }
 
 /** What went wrong, and how often. */

@@ -74,7 +74,11 @@ export function toMarkdown(comparison: Comparison): string {
     versionLine(comparison.versions),
     "",
     tableLine(["server", first, ...RATIO, ...others, ...TOTALS]),
-    tableLine(["---"].concat(Array(columns.length + 5).fill("---:"))),
+    tableLine(
+      ["---"].concat(
+        Array(columns.length + RATIO.length + TOTALS.length).fill("---:"),
+      ),
+    ),
     ...rows.map(({ server, samples }) =>
       tableLine([server.label, ...cells(columns, samples, base)])
     ),

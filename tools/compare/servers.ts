@@ -126,8 +126,8 @@ async function obstacle(
   try {
     await output(build, { signal, env: { TMPDIR: dir } });
     return undefined;
-  } catch {
+  } catch (error) {
     signal.throwIfAborted();
-    return "does not build";
+    return `does not build: ${(error as Error).message.split("\n")[0]}`;
   }
 }

@@ -12,8 +12,8 @@
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import denoJson from "../../deno.json" with { type: "json" };
-import { Child } from "../testing/child.ts";
-import { ROOT } from "../testing/folder.ts";
+import { after, Child } from "../testing/child.ts";
+import { folder, ROOT } from "../testing/folder.ts";
 import { ServerProcess } from "../testing/command.ts";
 import { digits, GREETING } from "../testing/bytes.ts";
 import { ask, connect, exchange } from "../testing/clients.ts";
@@ -25,12 +25,6 @@ async function compile(env: Record<string, string>) {
   await using task = new Child([Deno.execPath(), "task", "compile"], { env });
   return { success: await task.code() === 0, report: task.stderr.text };
 }
-
-/** Runs a program in this folder, with an empty environment. */
-const inFolder = (folder: string, ...program: string[]) => [
-  ...["sh", "-c", 'cd "$1" && shift && exec env -i "$@"', "sh", folder],
-  ...program,
-];
 
 /** Checks that the binary serves as the command does. */
 async function run(program: string[]): Promise<void> {
@@ -83,14 +77,13 @@ async function refuse(program: string[]): Promise<void> {
   }
 }
 
-const { success } = await compile({});
+const withRuntime = await compile({});
 try {
-  if (success) {
-    const folder = await Deno.makeTempDir();
-    const program = inFolder(folder, BINARY);
+  if (withRuntime.success) {
+    await using dir = await folder();
+    const program = after(`cd "${dir.path}"`, ["env", "-i", BINARY]);
     await run(program);
     await refuse(program);
-    await Deno.remove(folder);
     console.log("compile: with the base runtime, run");
   } else {
     const { success, report } = await compile({ DENORT_BIN: Deno.execPath() });

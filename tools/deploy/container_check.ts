@@ -27,8 +27,9 @@ class Image implements AsyncDisposable {
   }
 
   static async build(): Promise<Image> {
-    const image = new Image(await Deno.makeTempDir());
-    const containerfile = await readFile("tools/deploy/Containerfile");
+    await using undo = new AsyncDisposableStack(); // should a step fail
+    const image = undo.use(new Image(await Deno.makeTempDir()));
+    const containerfile = readFile("tools/deploy/Containerfile");
     const version = containerfile.match(/^ARG DENO_VERSION=(.*)$/m)![1];
     const base = containerfile.match(/^FROM (.*)$/m)![1]
       .replace("${DENO_VERSION}", version);
@@ -43,6 +44,7 @@ class Image implements AsyncDisposable {
     const container = await image.#buildah("from", "echo-server");
     const path = await image.#buildah("mount", container.trim());
     image.rootfs = path.trim();
+    undo.move();
     return image;
   }
 
@@ -153,8 +155,8 @@ class Container implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    if (!this.server.ended) await this.kill("KILL");
-    await this.server.code();
+    await this.kill("KILL").catch(() => {}); // it may have ended
+    await this.server[Symbol.asyncDispose]();
   }
 }
 
@@ -249,7 +251,7 @@ async function checkTerminal(image: Image): Promise<void> {
     terminal: true,
     under: ["sh", "-c", inTerminal, "sh"],
   });
-  await echo.server.stdout.find((line) => line.includes("listening"));
+  await echo.server.shows(/listening.*\n/);
   await echo.kill("TERM");
   assertEquals(await echo.server.code(), 0);
   const [ready, ...log] = echo.server.stdout.all;

@@ -2,6 +2,7 @@
 
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { output } from "../testing/child.ts";
+import { folder } from "../testing/folder.ts";
 import { needs } from "../testing/needs.ts";
 import { type KubernetesObject, readManifest } from "./manifest.ts";
 
@@ -19,14 +20,11 @@ async function validate(objects: KubernetesObject[]): Promise<void> {
     `import { ${kind} } from "${SCHEMAS}/${apiVersion}/${kind}";
     new ${kind}(${JSON.stringify(rest)}).validate();`
   );
-  const file = await Deno.makeTempFile({ suffix: ".ts" });
-  try {
-    await Deno.writeTextFile(file, lines.join("\n"));
-    const flags = ["--check", "--no-config", "--no-lock", "--quiet"];
-    await output([Deno.execPath(), "run", ...flags, file]);
-  } finally {
-    await Deno.remove(file);
-  }
+  await using dir = await folder();
+  const file = `${dir.path}/validate.ts`;
+  await Deno.writeTextFile(file, lines.join("\n"));
+  const flags = ["--check", "--no-config", "--no-lock", "--quiet"];
+  await output([Deno.execPath(), "run", ...flags, file]);
 }
 
 withSchemas("the manifest fits the schemas", async () => {

@@ -1,8 +1,8 @@
 /**
- * Exchanges with a server, eight at a time: so many, or until SIGTERM, but for
- * two minutes at most. Prints every hundred and at the end how many there were
- * and how many failed. The checks run it in the networks that they make. The
- * address is a port of 127.0.0.1 or the path of a Unix socket.
+ * Makes exchanges with a server, eight at a time: the number that is given, or
+ * until SIGTERM, but for two minutes at most. Prints every hundred and at the
+ * end how many there were and how many failed. The checks run it in the networks
+ * that they make. The address is a port of 127.0.0.1 or the path of a Unix socket.
  *
  * ```sh
  * deno run --allow-net tools/deploy/load_generator.ts 30000

@@ -20,5 +20,5 @@ export async function readManifest(): Promise<KubernetesObject[]> {
   // Not in the import map: the product does not need it.
   const yaml = denoJson.imports["@std/assert"].replace("/assert/", "/yaml/");
   const { parseAll } = await import(yaml);
-  return parseAll(await readFile("tools/deploy/kubernetes.yaml"));
+  return parseAll(readFile("tools/deploy/kubernetes.yaml"));
 }

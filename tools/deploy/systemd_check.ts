@@ -3,7 +3,6 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { Child, output } from "../testing/child.ts";
 import { ROOT } from "../testing/folder.ts";
-import { ServerProcess } from "../testing/command.ts";
 import { GREETING } from "../testing/bytes.ts";
 import { AS_ROOT, needs } from "../testing/needs.ts";
 import { turn } from "../testing/timing.ts";
@@ -73,7 +72,8 @@ class Machine extends Child {
     await Deno.chmod(dir, 0o755);
     await Deno.copyFile(Deno.execPath(), `${dir}/deno`);
     await makeBinary(dir, permissions);
-    const machine = new Machine(dir);
+    await using undo = new AsyncDisposableStack(); // should a step fail
+    const machine = undo.use(new Machine(dir));
     await machine.#booted();
     await machine.sh("install -m 755 /opt/echo-server /usr/local/bin/");
     await machine.sh(`cd /mnt && ${units}`);
@@ -81,6 +81,7 @@ class Machine extends Child {
     await machine.sh("systemctl daemon-reload");
     const verify = "systemd-analyze verify echo-server@1.service 2>&1";
     assertEquals(await machine.sh(verify), "");
+    undo.move();
     return machine;
   }
 
@@ -88,6 +89,7 @@ class Machine extends Child {
     const child = async (pid: string | number) =>
       (await output(["ps", "-o", "pid=", "--ppid", `${pid}`])).trim();
     do {
+      assert(!this.ended, this.stderr.text);
       await turn();
       // The first child of systemd-nspawn is not yet the init of the machine.
       this.#init = await child(this.pid).then(child).catch(() => "");
@@ -132,15 +134,11 @@ class Machine extends Child {
   }
 
   /** Clients in its network, until they get SIGTERM. */
-  load(): ServerProcess {
-    return new ServerProcess(["30000"], [
+  load(): Child {
+    const generator = "run --allow-net tools/deploy/load_generator.ts 30000";
+    return new Child([
       ...["nsenter", "--target", this.#init, "--net"],
-      ...[
-        Deno.execPath(),
-        "run",
-        "--allow-net",
-        "tools/deploy/load_generator.ts",
-      ],
+      ...[Deno.execPath(), ...generator.split(" ")],
     ]);
   }
 
@@ -167,10 +165,10 @@ withSystemd("two instances on one port, stopped and killed", async () => {
   await machine.sh("systemd-analyze security --threshold=20 echo-server@1");
 
   await using load = machine.load();
-  await load.stdout.waitFor(3);
+  await load.line(3);
   await machine.sh("systemctl stop echo-server@1");
   assertEquals(await machine.state("echo-server@1", "Result"), "success");
-  await load.stdout.waitFor(load.stdout.all.length + 3);
+  await load.line(load.stdout.all.length + 3);
   load.kill("SIGTERM");
   await load.code();
   assertMatch(load.stdout.all.at(-1)!, / failed=0$/);

@@ -209,12 +209,12 @@ function* wrongEnd(settings: Settings, run: Run, finished: Moment) {
     .reduce((one, other) => one.turn > other.turn ? one : other);
   if (last.turn > finished.turn) {
     yield "finished: it settles before everything is closed";
-  } else if (last.at < finished.at - settings.turn * tick(settings)) {
+  } else if (last.at < finished.at - settings.msPerTurn * tick(settings)) {
     yield "finished: it settles after everything is closed";
   }
   const limits = limitsOf(finished, { ...settings, timeout: 0 }, run);
   const end = Math.min(...limits.map(({ at, late }) => at + late)) +
-    QUEUE * settings.turn + unstick(settings) + backOff(run);
+    QUEUE * settings.msPerTurn + unstick(settings) + backOff(run);
   const at = `${round(finished.at)}, not by ${round(end)}`;
   if (finished.at > end) yield `finished: it settles at ${at}`;
   if (run.timers > 0) yield `timers: ${run.timers} are pending`;
@@ -227,7 +227,7 @@ function* wrongListener(settings: Settings, run: Run) {
   const { connections, listenerClosed, stops: { shutdown, abort } } = run;
   const stop = Math.min(shutdown?.at ?? Infinity, abort?.at ?? Infinity);
   const pauses = pace(settings) * Math.ceil(connections.length / 16);
-  const end = stop + QUEUE * settings.turn + pauses + backOff(run);
+  const end = stop + QUEUE * settings.msPerTurn + pauses + backOff(run);
   if (listenerClosed && listenerClosed.at <= end + tick(settings)) return;
   yield `listener: it is closed at ${listenerClosed?.at}, not by ${round(end)}`;
 }

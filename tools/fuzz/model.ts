@@ -31,13 +31,13 @@ export interface Result extends Moment {
   written: number;
 }
 
-/** Deadlines expire together within 20 ms, or after 64 turns. */
-export const tick = ({ turn }: Settings) => 21 + 70 * turn;
+/** Deadlines expire together within 20 ms, or 64 turns, and a little more. */
+export const tick = ({ msPerTurn }: Settings) => 21 + 70 * msPerTurn;
 /** How long the server reads on while a write is stuck. */
 export const unstick = (settings: Settings) => 50 + tick(settings);
 
 /** An exchange and how far it has come. */
-class Exchange {
+class Progress {
   sent = 0;
   received = 0;
   written = 0;
@@ -119,7 +119,7 @@ export function possibleResults(
 /** All the ways that an exchange may have gone so far. */
 class Possibilities {
   readonly results: Result[] = [];
-  exchanges = [new Exchange()];
+  exchanges = [new Progress()];
 
   constructor(
     readonly settings: Settings,
@@ -128,7 +128,7 @@ class Possibilities {
   ) {
     const stops = limits.filter(({ outcome }) => outcome === "shutdown");
     if (!stops.some((limit) => isOver(limit, now))) return;
-    this.#end(new Exchange(), "shutdown"); // without a greeting
+    this.#end(new Progress(), "shutdown"); // without a greeting
     this.exchanges = [];
   }
 
@@ -165,7 +165,7 @@ class Possibilities {
     }
   }
 
-  #end({ written }: Exchange, outcome: Outcome): void {
+  #end({ written }: Progress, outcome: Outcome): void {
     const bytes = Math.max(0, written - this.settings.greeting);
     this.results.push({ outcome, ...this.now, bytes, written });
   }
@@ -182,11 +182,11 @@ function isOver(limit: Limit, { at, turn }: Moment, extra = 0): boolean {
     limit.late + extra === 0 && limit.at === at && limit.turn < turn;
 }
 
-function copy(exchange: Exchange): Exchange {
-  return Object.assign(new Exchange(), exchange);
+function copy(exchange: Progress): Progress {
+  return Object.assign(new Progress(), exchange);
 }
 
-function distinct(exchanges: Exchange[]): Exchange[] {
+function distinct(exchanges: Progress[]): Progress[] {
   const byKey = new Map(
     exchanges.map((one) => [Object.values(one).join(), one]),
   );

@@ -19,7 +19,7 @@ export interface Script {
   brokenConsole: boolean;
 }
 
-/** The bytes of so many clients differ. */
+/** How many clients have bytes of their own. */
 const OWNERS = 47;
 
 export interface Settings {
@@ -37,7 +37,7 @@ export interface Settings {
   /** The most microtasks after which the server gets a result. */
   latency: number;
   /** How long a turn of the event loop takes, in milliseconds. */
-  turn: number;
+  msPerTurn: number;
 }
 
 export interface ClientScript {
@@ -90,7 +90,7 @@ export function scriptOf(seed: number): Script {
     ? newcomersOf(random, controls[0].at)
     : [];
   // Without it, all newcomers would arrive between two turns.
-  if (newcomers.length > 0) settings.turn = 1;
+  if (newcomers.length > 0) settings.msPerTurn = 1;
   return {
     seed,
     settings,
@@ -113,7 +113,7 @@ function settingsOf(random: Random): Settings {
     maxRead: random.pick(1, 5, Infinity, Infinity, Infinity),
     maxWrite: random.pick(1, 5, Infinity, Infinity, Infinity),
     latency: random.pick(0, 0, 2, 10),
-    turn: 0,
+    msPerTurn: 0,
   };
 }
 

@@ -23,10 +23,10 @@ type Serve = typeof serve;
 
 /** Runs a script against a server, which must end at last. */
 export async function simulate(script: Script, serve: Serve): Promise<Run> {
-  using clock = new FakeClock(false, script.settings.turn);
+  using clock = new FakeClock(false, script.settings.msPerTurn);
   const run = new Run(script, clock);
   using _ = run.watchErrors();
-  await clock.run(run.start(serve)).catch(() => {}); // never
+  await clock.run(run.start(serve)).catch(() => {}); // or it never ends
   if (run.finished) run.clients.forEach((client) => client.finish());
   await clock.run(turn());
   clock.clear(); // some clients would go on
@@ -319,7 +319,7 @@ export class Client {
     return bytes;
   }
 
-  /** Reads until it has received so many bytes, or there are no more. */
+  /** Reads until it has received `total` bytes, or there are no more. */
   async #read(total: number): Promise<void> {
     const p = new Uint8Array(1000);
     while (this.received.length < total && this.end === undefined) {

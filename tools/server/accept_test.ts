@@ -16,7 +16,7 @@ import { start } from "../testing/server_under_test.ts";
 import { greeted, inEachMode, inMemory } from "../testing/spec.ts";
 import { turn, turns } from "../testing/timing.ts";
 import { memoryNetwork } from "../testing/transports.ts";
-import { errorOf, failing, inSmall, stuck } from "./faults.ts";
+import { errorOf, failEveryAccept, inSmallBuffers, stuck } from "./faults.ts";
 
 // ------------------------------------------------------------- failing accepts
 
@@ -41,7 +41,7 @@ inEachMode("a client that has gone is no failure", {}, async (service) => {
 
 Deno.test("clients that go at once do not starve the event loop", async () => {
   let attempts = 0;
-  const listener = failing(new MemoryListener(), (attempt) => {
+  const listener = failEveryAccept(new MemoryListener(), (attempt) => {
     attempts = attempt;
     if (attempt === 100) listener.close();
     return new Deno.errors.ConnectionReset();
@@ -170,26 +170,30 @@ inMemory(
 
 // ------------------------------------------------------------ who must not wait
 
-/** Waits until so many clients are in the queue, and no fewer. */
+/** Waits until `size` clients are in the queue, and no fewer. */
 async function waitForQueue(listener: MemoryListener, size: number) {
   for (let i = 0; i < 1000 && listener.queued > size; i++) await turn();
   await turns();
   assertEquals(listener.queued, size);
 }
 
-inSmall("every 16th client is greeted, or 50 ms pass", {}, async (service) => {
-  const { network: { listener }, connectMany, exchange, clock } = service;
-  listener.onAccept = stuck;
-  const clients = await connectMany(56);
-  await waitForQueue(listener, 40);
-  await readExactly(clients[15], 100);
-  for (const queued of [24, 8, 0]) {
-    await waitForQueue(listener, queued);
-    clock.advance(50);
-  }
-  listener.onAccept = () => {};
-  assertEquals(await exchange("hoge"), GREETING + "hoge"); // nobody blocks it
-});
+inSmallBuffers(
+  "every 16th client is greeted, or 50 ms pass",
+  {},
+  async (service) => {
+    const { network: { listener }, connectMany, exchange, clock } = service;
+    listener.onAccept = stuck;
+    const clients = await connectMany(56);
+    await waitForQueue(listener, 40);
+    await readExactly(clients[15], 100);
+    for (const queued of [24, 8, 0]) {
+      await waitForQueue(listener, queued);
+      clock.advance(50);
+    }
+    listener.onAccept = () => {};
+    assertEquals(await exchange("hoge"), GREETING + "hoge"); // nobody blocks it
+  },
+);
 
 inMemory(
   "pacing takes no time if the connections are too many anyway",
@@ -218,7 +222,7 @@ inMemory(
   },
 );
 
-inSmall(
+inSmallBuffers(
   "clients that have gone, or never shake hands, do not block others",
   {},
   async (service) => {

@@ -11,7 +11,7 @@ import { type Service, start } from "../testing/server_under_test.ts";
 import { greeted, inEachMode, inMemory, specOver } from "../testing/spec.ts";
 import { turns } from "../testing/timing.ts";
 import { memory, memoryNetwork } from "../testing/transports.ts";
-import { inSmall } from "./faults.ts";
+import { inSmallBuffers } from "./faults.ts";
 
 inEachMode(
   "each failure has its outcome, and only an error has a reason",
@@ -140,7 +140,7 @@ for (const [size, kept] of [[64 * KIB, 256], [65 * KIB, 0]]) {
   );
 }
 
-inSmall(
+inSmallBuffers(
   "a read buffer is never shared",
   { greeting: "g".repeat(60) },
   async ({ exchange, connect }) => {

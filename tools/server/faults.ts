@@ -9,7 +9,7 @@ import type { MemoryConn, MemoryListener } from "../testing/memory_network.ts";
 import { memory, memoryNetwork } from "../testing/transports.ts";
 
 /** Over a network with buffers of 100 bytes. */
-export const inSmall = specOver(
+export const inSmallBuffers = specOver(
   [{ ...memory, open: () => memoryNetwork({ bufferSize: 100 }) }],
   ["concurrent"],
 );
@@ -22,8 +22,8 @@ export const stuck = (conn: MemoryConn) =>
 export const errorOf = (code: unknown) =>
   Object.assign(new Error(`accept failed: ${String(code)}`), { code });
 
-/** A listener whose every accept fails. */
-export function failing(
+/** From now on, every accept of a listener fails. Returns the listener. */
+export function failEveryAccept(
   listener: MemoryListener,
   errorFor: (attempt: number) => Error,
 ): MemoryListener {

@@ -18,9 +18,16 @@ import { FakeClock } from "../testing/fake_clock.ts";
 import { MemoryListener } from "../testing/memory_network.ts";
 import { withCommand } from "../testing/needs.ts";
 import { ServerProcess } from "../testing/command.ts";
-import { greeted, inEachMode, inMemory, MODES } from "../testing/spec.ts";
+import {
+  greeted,
+  inEachMode,
+  inMemory,
+  MODES,
+  specOver,
+} from "../testing/spec.ts";
+import { memory } from "../testing/transports.ts";
 import { Inbox, turns } from "../testing/timing.ts";
-import { errorOf, failing, inSmall, stuck } from "./faults.ts";
+import { errorOf, failEveryAccept, inSmallBuffers, stuck } from "./faults.ts";
 
 // ------------------------------------------------------- who is in the queue
 
@@ -36,7 +43,7 @@ function beforeAccepts(
   };
 }
 
-/** Takes turns of the event loop after so many accepts, from the next one on. */
+/** Takes turns of the event loop after each `count` accepts from now on. */
 function acceptPerTurn(
   listener: MemoryListener,
   count: number,
@@ -186,7 +193,7 @@ inMemory(
   },
 );
 
-inSmall(
+inSmallBuffers(
   "an echo still being written at an abort does not linger",
   { greeting: "", maxBytes: 100 },
   async ({ network, connect, server, outcomes, abort, clock }) => {
@@ -227,7 +234,7 @@ for (const end of ["shutdown", "abort"] as const) {
     {},
     async (service) => {
       const { network: { listener }, server, acceptErrors, clock } = service;
-      failing(listener, () => errorOf("EMFILE"));
+      failEveryAccept(listener, () => errorOf("EMFILE"));
       listener.fail(errorOf("EMFILE")); // the accept that is pending
       await clock.run(acceptErrors.waitFor(12)); // now it waits for a second
       const before = clock.now;
@@ -270,7 +277,7 @@ inMemory(
 Deno.test("a shutdown gives up a listener that fails in two ways", async () => {
   using clock = new FakeClock();
   const error = (attempt: number) => errorOf(attempt % 5 ? "EMFILE" : "EINVAL");
-  const listener = failing(new MemoryListener(), error);
+  const listener = failEveryAccept(new MemoryListener(), error);
   const server = serve(listener, { grace: 0, onAcceptError: () => {} });
   await clock.run(server.shutdown());
   assert(clock.now <= 1000, `after ${clock.now} ms`);
@@ -364,15 +371,22 @@ for (const mode of MODES) {
       await using command = new ServerProcess(args);
       const port = await command.ready();
       const ends = new Inbox<string>();
-      const arrive = () => exchange(port, "hoge").then(ends.push, ends.push);
-      const arriving = setInterval(arrive, 3);
-      await ends.waitFor(50);
-      const { length } = ends.all;
-      command.kill("SIGTERM");
-      // Half a second is under 200 newcomers.
-      const many = ends.waitFor(length + 1000).then(() => "many newcomers");
-      assertEquals(await Promise.race([many, command.code()]), 0);
-      clearInterval(arriving);
+      let started = 0;
+      const arriving = setInterval(() => {
+        started++;
+        exchange(port, "hoge").then(ends.push, ends.push);
+      }, 3);
+      try {
+        await ends.waitFor(50);
+        const { length } = ends.all;
+        command.kill("SIGTERM");
+        // Half a second is under 200 newcomers.
+        const many = ends.waitFor(length + 1000).then(() => "many newcomers");
+        assertEquals(await Promise.race([many, command.code()]), 0);
+      } finally {
+        clearInterval(arriving);
+        await ends.waitFor(started);
+      }
     },
   );
 }
@@ -438,9 +452,9 @@ inMemory(
   },
 );
 
-inMemory(
-  "a slow machine: a grace of 0 ends within a second",
-  { grace: 0, mode: "serial" },
+specOver([memory], ["serial"])(
+  "a slow machine: a grace of 0 ends within a second, one after the other",
+  { grace: 0 },
   async ({ network: { listener }, server, connectMany, clock }) => {
     listener.onAccept = (conn) => {
       const read = conn.read.bind(conn);

@@ -4,9 +4,9 @@ import { assert, assertEquals } from "@std/assert";
 import { ask, readExactly, readText, send } from "../testing/clients.ts";
 import { greeted, inMemory } from "../testing/spec.ts";
 import { turns } from "../testing/timing.ts";
-import { inSmall } from "./faults.ts";
+import { inSmallBuffers } from "./faults.ts";
 
-inSmall(
+inSmallBuffers(
   "the timeout is for the whole exchange",
   { greeting: "g".repeat(150), timeout: 100 },
   async ({ connect, exchanges, clock }) => {
@@ -19,7 +19,7 @@ inSmall(
   },
 );
 
-inSmall(
+inSmallBuffers(
   "nothing is read once the time is up",
   { greeting: "g".repeat(150), timeout: 100 },
   async ({ connect, outcomes, clock }) => {

@@ -13,7 +13,7 @@ export interface ChildOptions {
   env?: Record<string, string>;
   /** Whether it can be written to; otherwise its stdin is empty. */
   stdin?: "piped" | "null";
-  /** Kills it and all that it has started: its session. */
+  /** Kills it and all that it has started, for which it gets a session. */
   signal?: AbortSignal;
 }
 
@@ -63,7 +63,7 @@ export class Child implements AsyncDisposable {
       stdout: "piped",
       stderr: "piped",
     }).spawn();
-    this.#process.ref(); // undoes the other half of `detached`
+    this.#process.ref(); // `detached` has also unref'd it
     if (stdin === "piped") this.#stdin = this.#process.stdin.getWriter();
     this.#output = Promise.all([
       this.stdout.collect(this.#process.stdout, this.#reading.signal),
@@ -82,19 +82,15 @@ export class Child implements AsyncDisposable {
     return this.#process.pid;
   }
 
-  /** Sends a signal, to its whole session if it has one, unless it has ended. */
+  /** Sends a signal, to the whole session if it has one, unless it has ended. */
   kill(signal: Deno.Signal): void {
-    try {
-      if (this.#signal) Deno.kill(-this.pid, signal);
-      else this.#process.kill(signal);
-    } catch {
-      // It has ended.
-    }
+    if (this.#signal) tryKill(-this.pid, signal);
+    else if (!this.ended) tryKill(this.pid, signal);
   }
 
-  /** Writes to its stdin. */
+  /** Writes to its stdin, which must be piped. */
   async write(text: string): Promise<void> {
-    await this.#stdin?.write(new TextEncoder().encode(text));
+    await this.#stdin!.write(new TextEncoder().encode(text));
   }
 
   /** Closes its stdin. */
@@ -113,17 +109,29 @@ export class Child implements AsyncDisposable {
     return (await this.#process.status).code;
   }
 
-  /** Waits until stdout shows something. */
-  async shows(pattern: RegExp): Promise<RegExpMatchArray> {
-    const look = () => this.stdout.text.match(pattern);
-    await Promise.race([this.stdout.until(look), this.code()]);
-    return look() ?? this.fail(`${pattern}`);
+  /** Waits until it has printed something; throws if it ends without. */
+  async expect<T>(
+    what: string,
+    from: Output,
+    look: () => T | undefined | null,
+  ): Promise<T> {
+    await Promise.race([from.until(look), this.code()]);
+    const found = look();
+    if (found != null) return found;
+    const printed = this.stdout.text + this.stderr.text;
+    throw new Error(`it ended without ${what}: ${printed.trimEnd()}`);
   }
 
-  /** Says that it ended without printing what was expected. */
-  fail(expected: string): never {
-    const printed = this.stdout.text + this.stderr.text;
-    throw new Error(`it ended without ${expected}: ${printed.trimEnd()}`);
+  /** Waits until stdout shows something. */
+  shows(pattern: RegExp): Promise<RegExpMatchArray> {
+    const look = () => this.stdout.text.match(pattern);
+    return this.expect(`${pattern}`, this.stdout, look);
+  }
+
+  /** Waits for the `count`th line on stdout. */
+  line(count = 1): Promise<string> {
+    const look = () => this.stdout.all[count - 1];
+    return this.expect(`${count} lines`, this.stdout, look);
   }
 
   /** The resident memory of the process, or of its session, in kB. */
@@ -145,6 +153,21 @@ export class Child implements AsyncDisposable {
   }
 }
 
+/** Kills a process, or a session if the id is negative, unless it has ended. */
+export function tryKill(pid: number, signal: Deno.Signal = "SIGKILL"): void {
+  try {
+    Deno.kill(pid, signal);
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+  }
+}
+
+/** Runs a program after a line of the shell, for example `ulimit -n 64`. */
+export const after = (line: string, program: string[]) => [
+  ...["sh", "-c", `${line}; exec "$@"`, "sh"],
+  ...program,
+];
+
 /**
  * Runs a program to its end, with a text on its stdin; returns what it printed.
  * Throws if it fails or is aborted.
@@ -155,7 +178,7 @@ export async function output(
   input = "",
 ): Promise<string> {
   await using child = new Child(program, { ...options, stdin: "piped" });
-  await child.write(input);
+  await child.write(input).catch(() => {}); // its exit code says why
   await child.closeStdin();
   const code = await child.code();
   options.signal?.throwIfAborted();

@@ -20,19 +20,24 @@ export const connect = (port: number) =>
 /** Clients that are closed if they are declared with `using`. */
 export type Clients = Deno.Conn[] & Disposable;
 
-/** Connects so many clients at once. */
+/** Connects `count` clients at once. */
 export async function connectMany(
   port: number,
   count: number,
 ): Promise<Clients> {
-  const clients = await Promise.all(numbers(count).map(() => connect(port)));
+  return disposable(
+    await Promise.all(numbers(count).map(() => connect(port))),
+  );
+}
+
+function disposable(clients: Deno.Conn[]): Clients {
   const dispose = () => clients.forEach((client) => client[Symbol.dispose]());
   return Object.assign(clients, { [Symbol.dispose]: dispose });
 }
 
-/** Connects so many clients, and reads their greetings. */
+/** Connects `count` clients, and reads their greetings. */
 export async function greetMany(port: number, count: number): Promise<Clients> {
-  const clients = await connectMany(port, 0);
+  const clients = disposable([]);
   while (clients.length < count) {
     // So few at once that they fit into any queue of the kernel.
     const more = await connectMany(port, Math.min(count - clients.length, 100));
@@ -112,7 +117,7 @@ export async function readAll(conn: Conn): Promise<Uint8Array<ArrayBuffer>> {
   return await new Blob(chunks).bytes();
 }
 
-/** Reads up to the EOF. */
+/** The same, as text. */
 export async function readText(conn: Conn): Promise<string> {
   return textOf(await readAll(conn));
 }
@@ -129,7 +134,7 @@ export function askEach(clients: Conn[]): Promise<string[]> {
   return Promise.all(clients.map(answer));
 }
 
-/** What each of so many clients should get then, if nobody has read before. */
+/** What each of `count` clients should get then, if nobody has read before. */
 export const answers = (count: number) =>
   numbers(count).map((i) => `${GREETING}${i}`);
 
@@ -148,7 +153,7 @@ export async function exchange(port: number, message: string): Promise<string> {
   return await ask(conn, message);
 }
 
-/** So many exchanges, from 16 clients at once. Every byte is checked. */
+/** Makes `count` exchanges, 16 at a time. Every byte is checked. */
 export async function exchangeMany(port: number, count: number): Promise<void> {
   let next = 0;
   await Promise.all(Array.from({ length: 16 }, async () => {

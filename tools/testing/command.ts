@@ -5,7 +5,7 @@
  */
 
 import { assert } from "@std/assert";
-import { Child, type ChildOptions, output } from "./child.ts";
+import { Child, output } from "./child.ts";
 import { needs } from "./needs.ts";
 import { delay, stopwatch } from "./timing.ts";
 
@@ -21,42 +21,16 @@ export const runMain = (...permissions: string[]) => [
 export const runPretending = (script: string, ...permissions: string[]) =>
   runMain(`--preload=data:application/javascript,${script}`, ...permissions);
 
-/** Runs a program with a redirection of the shell, for example `2>/dev/full`. */
-export const redirected = (redirection: string, program: string[]) => [
-  ...["sh", "-c", `exec "$@" ${redirection}`, "sh"],
-  ...program,
-];
-
-/** How to run `main.ts` so that it is soon out of file descriptors. */
-export const runMainLimited = () => [
-  ...["sh", "-c", 'ulimit -n 64; exec "$@"', "sh"],
-  ...runMain("--allow-net"),
-];
-
-/** Kills a process, if it is still there; a session, if the id is negative. */
-export function tryKill(pid: number): void {
-  try {
-    Deno.kill(pid, "SIGKILL");
-  } catch {
-    // It has ended.
-  }
-}
-
 /** The command in its own process. */
 export class ServerProcess extends Child {
-  /** Runs `program` with the arguments, which by default is `main.ts`. */
-  constructor(
-    args: string[],
-    program: string[] = runMain("--allow-net"),
-    options?: ChildOptions,
-  ) {
-    super([...program, ...args], options);
+  /** Runs `program`, by default `main.ts`, with the arguments. */
+  constructor(args: string[], program: string[] = runMain("--allow-net")) {
+    super([...program, ...args]);
   }
 
   /** Waits until it listens; returns the port, NaN on a Unix socket. */
   async ready(): Promise<number> {
-    await Promise.race([this.stdout.waitFor(1), this.code()]);
-    const [line = this.fail("a line")] = this.stdout.all;
+    const line = await this.line();
     const address = line.startsWith("{")
       ? JSON.parse(line).address
       : line.match(/^wait\.\.\. listening on (.+?)(?: \(TLS\))?$/)?.[1];
@@ -81,11 +55,11 @@ export class ServerProcess extends Child {
   }
 
   /** Waits for the `count`th line of the log about the event. */
-  async event(event: string, count = 1): Promise<string> {
-    const isAbout = (line: string) => line.includes(event);
-    await Promise.race([this.stderr.find(isAbout, count), this.code()]);
-    const line = this.stderr.all.filter(isAbout)[count - 1];
-    return line ?? this.fail(`"${event}"`);
+  event(event: string, count = 1): Promise<string> {
+    const about = new RegExp(`(Z |"event":")${event}\\b`);
+    const look = () =>
+      this.stderr.all.filter((line) => about.test(line))[count - 1];
+    return this.expect(`"${event}"`, this.stderr, look);
   }
 
   /** How many descriptors the process holds. */

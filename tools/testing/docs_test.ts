@@ -2,13 +2,11 @@
 
 import { assert, assertEquals } from "@std/assert";
 import denoJson from "../../deno.json" with { type: "json" };
-import { ROOT } from "./folder.ts";
+import { readFile, ROOT } from "./folder.ts";
 import { needs } from "./needs.ts";
 
-const read = (path: string) => Deno.readTextFileSync(`${ROOT}/${path}`);
-
 const withFiles = (name: string, fn: () => void) =>
-  needs(["read"], [], name, () => Promise.resolve(fn()));
+  needs(["read"], [], name, fn);
 
 /** Everything in a text that the pattern's group matches. */
 const find = (pattern: RegExp, text: string) =>
@@ -23,11 +21,11 @@ const linesOf = (text: string) =>
 withFiles("docs/design.md quotes the code as it is", () => {
   const excerpts = find(
     /^```ts ignore\n([^]*?)^```$/gm,
-    read("docs/design.md"),
+    readFile("docs/design.md"),
   );
   assert(excerpts.length > 5, `${excerpts.length} excerpts`);
   const sources = ["server.ts", "main.ts", "tools/compare/peers/naive.ts"]
-    .map((path) => `\n${linesOf(read(path)).join("\n")}\n`);
+    .map((path) => `\n${linesOf(readFile(path)).join("\n")}\n`);
   for (const excerpt of excerpts) {
     const text = `\n${linesOf(excerpt).join("\n")}\n`;
     assert(sources.some((source) => source.includes(text)), excerpt);
@@ -35,8 +33,8 @@ withFiles("docs/design.md quotes the code as it is", () => {
 });
 
 withFiles("docs/design.md explains every constant", () => {
-  const page = read("docs/design.md");
-  const [, constants] = read("server.ts").split("// docs/design.md shows ");
+  const page = readFile("docs/design.md");
+  const [, constants] = readFile("server.ts").split("// docs/design.md shows ");
   const names = find(/^const ([A-Z_]+)/gm, constants.split("\nclass ")[0])
     .filter((name) => !["MODES", "MAX_MS"].includes(name)); // say it all
   assert(names.length > 5, `${names.length} constants`);
@@ -57,7 +55,7 @@ function testsBelow(folder: string): string {
 }
 
 withFiles("docs/promises.md names tests that exist", () => {
-  const [promises] = read("docs/promises.md").split(
+  const [promises] = readFile("docs/promises.md").split(
     "## What it cannot promise",
   );
   const sources = testsBelow(ROOT);
@@ -82,13 +80,13 @@ withFiles("docs/promises.md names tests that exist", () => {
 /** Asserts that each of the files has the version, and no other. */
 function assertVersion(version: string, files: [path: string, at: RegExp][]) {
   for (const [path, at] of files) {
-    assertEquals([...new Set(find(at, read(path)))], [version], path);
+    assertEquals([...new Set(find(at, readFile(path)))], [version], path);
   }
 }
 
 withFiles("versions: the image has the Deno of the README", () => {
   const pinned = /^VERSION=\$\{DENO_VERSION:-(.*)\}$/gm;
-  const [version] = find(pinned, read(".ci/run"));
+  const [version] = find(pinned, readFile(".ci/run"));
   assertVersion(version, [
     ["tools/deploy/Containerfile", /^ARG DENO_VERSION=(.*)$/gm],
     ["README.md", / deno@([\d.]+)/g],

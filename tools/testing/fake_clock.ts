@@ -14,6 +14,7 @@ export interface Moment {
 }
 
 interface FakeTimer {
+  id: number;
   time: number;
   wake: () => void;
 }
@@ -73,7 +74,7 @@ export class FakeClock implements Disposable {
       this.#turns.set(id, this.#nextTurn(fire));
       return id;
     }
-    this.#timers.set(id, { time: this.now + ms, wake });
+    this.#timers.set(id, { id, time: this.now + ms, wake });
     this.#armed.resolve();
     return id;
   };
@@ -94,7 +95,7 @@ export class FakeClock implements Disposable {
     return () => clearImmediate(immediate);
   }
 
-  /** Lets so much time pass. */
+  /** Lets `ms` milliseconds pass. */
   advance(ms: number): void {
     const end = this.now + ms;
     while (this.#fire(end));
@@ -126,17 +127,19 @@ export class FakeClock implements Disposable {
 
   /** Goes on to the next timer, unless it is after `end`. */
   #fire(end: number): boolean {
-    let next: [number, FakeTimer] | undefined;
-    for (const timer of this.#timers) {
-      if (!next || timer[1].time < next[1].time) next = timer;
+    let next: FakeTimer | undefined;
+    for (const timer of this.#timers.values()) {
+      if (!next || timer.time < next.time) next = timer;
     }
-    if (next === undefined) this.#armed = Promise.withResolvers();
-    if (next === undefined || next[1].time > end) return false;
-    const [id, { time, wake }] = next;
-    this.#timers.delete(id);
-    this.now = Math.max(this.now, time);
+    if (!next) {
+      this.#armed = Promise.withResolvers();
+      return false;
+    }
+    if (next.time > end) return false;
+    this.#timers.delete(next.id);
+    this.now = Math.max(this.now, next.time);
     this.turn++;
-    wake();
+    next.wake();
     return true;
   }
 

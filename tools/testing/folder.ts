@@ -8,7 +8,8 @@
 export const ROOT = new URL("../..", import.meta.url).pathname;
 
 /** Reads a file of the project. */
-export const readFile = (path: string) => Deno.readTextFile(`${ROOT}/${path}`);
+export const readFile = (path: string) =>
+  Deno.readTextFileSync(`${ROOT}/${path}`);
 
 /** Makes a folder. Declared with `await using`, it is removed at the end. */
 export async function folder(): Promise<{ path: string } & AsyncDisposable> {

@@ -14,10 +14,10 @@ export function needs(
   permissions: Deno.PermissionName[],
   others: Need[],
   name: string,
-  fn: () => Promise<void>,
+  fn: () => void | Promise<void>,
 ): void {
-  const refused = permissions.filter((name) => !isGranted(name))
-    .map((name) => `--allow-${name}`);
+  const refused = permissions.filter((permission) => !isGranted(permission))
+    .map((permission) => `--allow-${permission}`);
   const missing = refused.length > 0 ? refused : others
     .map((need) => typeof need === "string" ? program(need) : need)
     .filter(({ isMet }) => !isMet()).map(({ name }) => name);
@@ -50,7 +50,7 @@ export function exists(program: string): boolean {
 /** The user who may make containers. */
 export const AS_ROOT: Need = { name: "root", isMet: () => Deno.uid() === 0 };
 
-/** A kernel that lets so many clients wait to be accepted, as far as known. */
+/** A kernel that lets `size` clients wait to be accepted, as far as known. */
 export const queueOf = (size: number): Need => ({
   name: `net.core.somaxconn=${size}`,
   isMet() {

@@ -5,6 +5,8 @@
  */
 
 import { textOf } from "./bytes.ts";
+import { output } from "./child.ts";
+import { folder } from "./folder.ts";
 import { delay, Inbox } from "./timing.ts";
 
 /**
@@ -13,26 +15,32 @@ import { delay, Inbox } from "./timing.ts";
  */
 export class Pipe implements AsyncDisposable {
   readonly lines = new Inbox<string>();
-  readonly #dir = Deno.makeTempDirSync();
-  readonly path = `${this.#dir}/pipe`;
+  readonly path: string;
+  readonly #dir: AsyncDisposable;
   readonly #file: Deno.FsFile;
   #reading?: Promise<void>;
   /** The pause after each read, in milliseconds. */
   pause = 0;
   reads = 0;
 
-  constructor() {
-    new Deno.Command("mkfifo", { args: [this.path] }).outputSync();
+  private constructor(path: string, dir: AsyncDisposable) {
+    this.path = path;
+    this.#dir = dir;
     // A pipe that is open for writing too can be opened at once, and never ends.
-    this.#file = Deno.openSync(this.path, { read: true, write: true });
+    this.#file = Deno.openSync(path, { read: true, write: true });
   }
 
-  /** Fills it, so that whoever writes to it has to wait. */
-  async fill(): Promise<void> {
-    await this.#file.write(new Uint8Array(65_536).fill(10));
+  /** Makes one that is full, so that whoever writes to it has to wait. */
+  static async full(): Promise<Pipe> {
+    const dir = await folder();
+    const path = `${dir.path}/pipe`;
+    await output(["mkfifo", path]);
+    const pipe = new Pipe(path, dir);
+    await pipe.#file.write(new Uint8Array(65_536).fill(10));
+    return pipe;
   }
 
-  read(size = 65_536): void {
+  read(size: number): void {
     this.#reading = (async () => {
       const chunk = new Uint8Array(size);
       for (let rest = ""; rest !== "end";) {
@@ -50,6 +58,6 @@ export class Pipe implements AsyncDisposable {
     if (this.#reading) await Deno.writeTextFile(this.path, "\nend");
     await this.#reading;
     this.#file.close();
-    await Deno.remove(this.#dir, { recursive: true });
+    await this.#dir[Symbol.asyncDispose]();
   }
 }

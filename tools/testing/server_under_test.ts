@@ -57,7 +57,7 @@ export function start<N extends Network>(
     /** One whole exchange; returns everything that the server sent. */
     exchange: async (message: string) => ask(await connect(), message),
 
-    /** How the first exchanges ended, once there are so many. */
+    /** How the first `count` exchanges ended, once they have. */
     outcomes: async (count: number) =>
       (await exchanges.waitFor(count)).map(({ outcome }) => outcome),
 

@@ -18,7 +18,8 @@ export const MODES: Mode[] = ["concurrent", "serial", "events"];
 /** The modes in which a client does not wait for another. */
 export const UNBLOCKED: Mode[] = ["concurrent", "events"];
 
-type Options<N> = ServeOptions | ((network: N) => ServeOptions);
+type WithoutMode = Omit<ServeOptions, "mode">;
+type Options<N> = WithoutMode | ((network: N) => WithoutMode);
 type Test<N extends Network> = (
   service: Service<N> & { clock: FakeClock },
 ) => Promise<void>;
@@ -46,7 +47,12 @@ export function specOver<N extends Network>(
           const network = await transport.open();
           const own = typeof options === "object" ? options : options(network);
           await using service = start(network, { mode, ...own });
-          await fn(Object.assign(service, { clock }));
+          try {
+            await fn(Object.assign(service, { clock }));
+          } catch (error) {
+            service.abort(); // its grace would never end: the clock stands still
+            throw error;
+          }
         });
       }
     }

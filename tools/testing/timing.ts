@@ -21,18 +21,22 @@ export function stopwatch(): () => number {
 }
 
 /**
- * Tries under a time limit. An attempt that says that it was late has proved
- * nothing, so it is repeated under the next limit.
+ * Tries, at most `times` times. An attempt that says that it was late has proved
+ * nothing, so it is repeated.
  */
-export async function tryWithin(
+export async function retry(
+  times: number,
+  attempt: (n: number) => Promise<"late" | void>,
+): Promise<void> {
+  for (let n = 0; n < times; n++) if (await attempt(n) !== "late") return;
+  throw new Error(`late, ${times} times out of ${times}`);
+}
+
+/** Tries under a time limit in seconds, and then under the next one. */
+export const tryWithin = (
   limits: number[],
   attempt: (seconds: number) => Promise<"late" | void>,
-): Promise<void> {
-  for (const seconds of limits) {
-    if (await attempt(seconds) !== "late") return;
-  }
-  throw new Error(`too late for every limit: ${limits} s`);
-}
+) => retry(limits.length, (n) => attempt(limits[n]));
 
 /** A list of what has come so far, and a way to wait for more. */
 export class Inbox<T> {

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { Child, output } from "../testing/child.ts";
+import { Child, output, tryKill } from "../testing/child.ts";
 
 /** A system call that has returned. */
 export interface Call {
@@ -30,7 +30,8 @@ const TRACED = [
 const THREADS = 'grep -hE "^State|ctxt" /proc/$0/task/*/status';
 /** The listener is the only socket shown; `Recv-Q` is the length of its queue. */
 const LISTENER = 'ss -Hnlt "sport = :$1"';
-const INSPECT = `${THREADS}; echo --; ${LISTENER}; echo --; ${THREADS}`;
+/** The server may have ended: then there is nothing to show. */
+const INSPECT = `${THREADS}; echo --; ${LISTENER}; echo --; ${THREADS}; true`;
 
 /** A server that runs under strace. */
 export class TracedServer extends Child {
@@ -110,17 +111,11 @@ export class TracedServer extends Child {
   /** Sends a signal to the server, with which strace ends. */
   override kill(signal: Deno.Signal): void {
     const pid = this.#server;
-    if (this.ended) return;
-    if (Number.isNaN(pid)) return super.kill("SIGKILL");
-    try {
-      Deno.kill(pid, signal);
-    } catch {
-      // It has ended by itself.
-    }
+    if (Number.isNaN(pid)) super.kill("SIGKILL");
+    else if (!this.ended) tryKill(pid, signal);
   }
 }
 
-/** The first line of a text that is not empty. */
 /** The port of the address that a call names. */
 export function portIn({ args }: Call): number | undefined {
   const port = args.match(/sin6?_port=htons\((\d+)\)/)?.[1];
@@ -128,7 +123,7 @@ export function portIn({ args }: Call): number | undefined {
 }
 
 /** Reads a log of `strace -f -ttt -T`, and sorts it by time. */
-export function parseLog(log: string): Call[] {
+function parseLog(log: string): Call[] {
   const calls: Call[] = [];
   const unfinished = new Map<string, { began: number; text: string }>();
   for (const line of log.split("\n")) {

@@ -6,6 +6,7 @@ import { needs } from "../testing/needs.ts";
 import { draw } from "./timeline_picture.ts";
 import { format, type Row } from "./timeline.ts";
 import { traceGo, traceMode } from "./trace.ts";
+import { traceTwoClients } from "./two_clients.ts";
 
 const PERMISSIONS = ["net", "run", "read", "write"] as const;
 
@@ -47,7 +48,7 @@ for (const mode of ["serial", "concurrent", "events"]) {
     ["strace", "ss"],
     `trace: docs/kernel.md shows what the kernel sees of --mode ${mode}`,
     async () => {
-      const docs = await readFile("docs/kernel.md");
+      const docs = readFile("docs/kernel.md");
       const command = `$ deno task trace --mode ${mode}\n`;
       const [, shown] = docs.match(RegExp(`\\${command}([^]*?)\`\`\``)) ?? [];
       assert(shown, `docs/kernel.md does not show ${command}`);
@@ -108,7 +109,7 @@ Deno.test("trace: lanes show who waits, and for how long", () => {
 /** Traces one of the diary's programs on a free port. */
 async function traceDiary(name: string): Promise<string> {
   await using dir = await folder();
-  const source = await readFile(`tools/trace/diary/${name}.go`);
+  const source = readFile(`tools/trace/diary/${name}.go`);
   const file = `${dir.path}/${name}.go`;
   await Deno.writeTextFile(file, source.replace(":30000", ":0"));
   return format(await traceGo(file));
@@ -141,6 +142,25 @@ needs(
         "close(N) = N client N: closed",
       );
     }
+  },
+);
+
+const ENDS = `const listener = Deno.listen({ port: 0 });
+console.log("wait...");
+for (let i = 0; i < 2; i++) {
+  using conn = await listener.accept();
+  await conn.write(new TextEncoder().encode("Hello World!"));
+  await conn.read(new Uint8Array(99));
+}
+Deno.exit();`;
+
+needs(
+  [...PERMISSIONS],
+  ["strace", "ss"],
+  "trace: a server that ends by itself is traced too",
+  async () => {
+    const rows = await traceTwoClients([Deno.execPath(), "eval", ENDS]);
+    assert(!isServedAtOnce(format(rows)));
   },
 );
 
