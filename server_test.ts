@@ -418,19 +418,15 @@ spec(
   },
 );
 
-spec(
-  "a listener closed from outside ends the server",
-  {},
-  async (service) => {
-    const { network, server, connect, outcomes } = service;
-    const client = await greeted(connect);
-    network.listener.close();
-    assertEquals(await ask(client, "hoge"), "hoge");
-    await server.finished;
-    await server.shutdown();
-    assertEquals(await outcomes(1), ["echoed"]);
-  },
-);
+spec("a listener closed from outside ends the server", {}, async (service) => {
+  const { network, server, connect, outcomes } = service;
+  const client = await greeted(connect);
+  network.listener.close();
+  assertEquals(await ask(client, "hoge"), "hoge");
+  await server.finished;
+  await server.shutdown();
+  assertEquals(await outcomes(1), ["echoed"]);
+});
 
 // ----------------------------------------------------------------- what to know
 

@@ -19,7 +19,12 @@ import {
   readText,
   send,
 } from "../testing/clients.ts";
-import { killSocket, needs, SS_KILL, withCommand } from "../testing/needs.ts";
+import {
+  killSocket,
+  SS_KILL,
+  withCommand,
+  withFiles,
+} from "../testing/needs.ts";
 import { delay, stopwatch, tryWithin } from "../testing/timing.ts";
 
 withCommand(
@@ -85,28 +90,23 @@ withCommand("command: --max-connections reaches the service", async () => {
   assertMatch(await command.event("exchange"), / bytes=3 /);
 });
 
-needs(
-  ["net", "run", "read", "write"],
-  [],
-  "command: deno install --global makes a command of it",
-  async () => {
-    await using dir = await folder();
-    const root = dir.path;
-    const deno = Deno.execPath();
-    const readme = readFile("README.md");
-    const [, args] = readme.match(/^deno (install .*) main\.ts$/m)!;
-    await output([deno, ...args.split(" "), "--root", root, "main.ts"]);
-    const bin = deno.slice(0, deno.lastIndexOf("/"));
-    await using command = new ServerProcess(
-      ["--port", "0", "--reuse-port"],
-      after(`PATH="${bin}:$PATH"`, [`${root}/bin/echo-server`]), // finds deno
-    );
-    const port = await command.ready();
-    assertEquals(await exchange(port, "hoge"), GREETING + "hoge");
-    command.kill("SIGTERM");
-    assertEquals(await command.code(), 0);
-  },
-);
+withFiles("command: deno install --global makes a command of it", async () => {
+  await using dir = await folder();
+  const root = dir.path;
+  const deno = Deno.execPath();
+  const readme = readFile("README.md");
+  const [, args] = readme.match(/^deno (install .*) main\.ts$/m)!;
+  await output([deno, ...args.split(" "), "--root", root, "main.ts"]);
+  const bin = deno.slice(0, deno.lastIndexOf("/"));
+  await using command = new ServerProcess(
+    ["--port", "0", "--reuse-port"],
+    after(`PATH="${bin}:$PATH"`, [`${root}/bin/echo-server`]), // finds deno
+  );
+  const port = await command.ready();
+  assertEquals(await exchange(port, "hoge"), GREETING + "hoge");
+  command.kill("SIGTERM");
+  assertEquals(await command.code(), 0);
+});
 
 withCommand(
   "command: stopped for longer than the timeout: data that had arrived is echoed",
@@ -127,9 +127,7 @@ withCommand(
     }),
 );
 
-needs(
-  ["net", "run", "read"],
-  [SS_KILL],
+withCommand(
   "command: a listener that has died ends the command with 1",
   async () => {
     await using command = new ServerProcess(["-p0"]);
@@ -147,6 +145,7 @@ needs(
     assert(failed.endsWith(` accept-failed ${error}`));
     assertMatch(summary, / summary echoed=1 /);
   },
+  [SS_KILL],
 );
 
 withCommand(
@@ -175,9 +174,7 @@ withCommand(
   },
 );
 
-needs(
-  ["net", "run", "read"],
-  ["ss"],
+withCommand(
   "command: --timeout 0 turns TCP keep-alive on, as ss shows",
   async () => {
     for (const [timeout, expected] of [["0", true], ["60", false]] as const) {
@@ -191,4 +188,5 @@ needs(
       assert(socket.includes("ESTAB"));
     }
   },
+  ["ss"],
 );

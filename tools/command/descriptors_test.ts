@@ -12,15 +12,13 @@ import {
   readText,
   reset,
 } from "../testing/clients.ts";
-import { needs, queueOf, withCommand } from "../testing/needs.ts";
+import { queueOf, withCommand } from "../testing/needs.ts";
 import { turn } from "../testing/timing.ts";
 
 /** How to run the command so that it is soon out of file descriptors. */
 const FEW = after("ulimit -n 64", runMain("--allow-net"));
 
-needs(
-  ["net", "run", "read"],
-  [queueOf(200)],
+withCommand(
   "descriptors: out of file descriptors, it backs off and recovers",
   async () => {
     await using command = new ServerProcess(
@@ -51,6 +49,7 @@ needs(
     times.slice(1).forEach((time, i) => assert(time - times[i] >= 990));
     assert(times[1] - times[0] < 10_000);
   },
+  [queueOf(200)],
 );
 
 withCommand("descriptors: a thousand resets leave nothing behind", async () => {
@@ -81,9 +80,7 @@ withCommand("descriptors: a thousand resets leave nothing behind", async () => {
   assert(echoed + resets >= 500, `${counts}`); // whoever has seen the greeting
 });
 
-needs(
-  ["net", "run", "read"],
-  [queueOf(150)],
+withCommand(
   "descriptors: out of file descriptors when the grace ends: the queue gets a clean EOF",
   async () => {
     await using command = new ServerProcess(
@@ -103,4 +100,5 @@ needs(
     }
     assertEquals(await command.code(), 0);
   },
+  [queueOf(150)],
 );

@@ -6,7 +6,7 @@ import { output } from "../testing/child.ts";
 import { folder } from "../testing/folder.ts";
 import { GREETING } from "../testing/bytes.ts";
 import { ask, connect, exchange, greetMany } from "../testing/clients.ts";
-import { IPV6, needs, queueOf, withCommand } from "../testing/needs.ts";
+import { IPV6, queueOf, withCommand, withFiles } from "../testing/needs.ts";
 import { createCertificate } from "../testing/transports.ts";
 
 /** Runs the command, which says in one line why it cannot, and exits with 1. */
@@ -66,16 +66,11 @@ withCommand(
   },
 );
 
-needs(
-  ["net", "run", "read"],
-  [IPV6],
-  "listening: an IPv6 address is in brackets",
-  async () => {
-    await using command = new ServerProcess(["--host", "::1", "--port", "0"]);
-    await command.ready();
-    assertMatch(command.stdout.all[0], /listening on \[::1\]:\d+$/);
-  },
-);
+withCommand("listening: an IPv6 address is in brackets", async () => {
+  await using command = new ServerProcess(["--host", "::1", "--port", "0"]);
+  await command.ready();
+  assertMatch(command.stdout.all[0], /listening on \[::1\]:\d+$/);
+}, [IPV6]);
 
 if (Deno.build.os === "linux") {
   withCommand(
@@ -111,17 +106,12 @@ if (Deno.build.os === "linux") {
   );
 }
 
-needs(
-  ["net", "run", "read"],
-  [queueOf(4096), "ss"],
-  "listening: 4096 clients may wait to be accepted",
-  async () => {
-    await using command = new ServerProcess(["-p0"]);
-    const port = await command.ready();
-    const socket = await output(["ss", "-Hltn", `sport = :${port}`]);
-    assertMatch(socket, /^LISTEN +0 +4096 /);
-  },
-);
+withCommand("listening: 4096 clients may wait to be accepted", async () => {
+  await using command = new ServerProcess(["-p0"]);
+  const port = await command.ready();
+  const socket = await output(["ss", "-Hltn", `sport = :${port}`]);
+  assertMatch(socket, /^LISTEN +0 +4096 /);
+}, [queueOf(4096), "ss"]);
 
 withCommand(
   "listening: a binary is to be compiled with more",
@@ -156,7 +146,7 @@ async function pemFiles() {
 }
 
 const withTls = (name: string, fn: () => Promise<void>) =>
-  needs(["net", "run", "read", "write"], ["openssl"], `TLS: ${name}`, fn);
+  withFiles(`TLS: ${name}`, fn, ["openssl"]);
 
 withTls(
   "the exchange, with permission for its port and its two files",

@@ -19,7 +19,7 @@ import {
   readExactly,
   waitUntilFree,
 } from "../testing/clients.ts";
-import { needs, withCommand } from "../testing/needs.ts";
+import { withCommand, withFiles } from "../testing/needs.ts";
 import { Pipe } from "../testing/pipe.ts";
 import { retry, turn } from "../testing/timing.ts";
 
@@ -51,9 +51,7 @@ withCommand("log: --json logs one object per line", async () => {
 
 const MAIN = runMain("--allow-net");
 
-needs(
-  ["net", "run", "read", "write"],
-  [],
+withFiles(
   "log: stdout and stderr on a full disk do not stop the service",
   async () => {
     await using dir = await folder();
@@ -125,7 +123,7 @@ withCommand(
 );
 
 const withPipe = (name: string, fn: () => Promise<void>) =>
-  needs(["net", "run", "read", "write"], ["mkfifo"], name, fn);
+  withFiles(name, fn, ["mkfifo"]);
 
 withPipe(
   "log: a reader that never reads blocks no exchange and no shutdown",
@@ -190,9 +188,7 @@ withPipe(
   },
 );
 
-needs(
-  ["net", "run", "read", "write"],
-  ["script", "setsid"],
+withFiles(
   "log: a closed terminal disturbs no exchange or shutdown",
   async () => {
     await using dir = await folder();
@@ -219,6 +215,7 @@ needs(
       tryKill(pid);
     }
   },
+  ["script", "setsid"],
 );
 
 withTerminal("log: Ctrl-S in the terminal blocks no exchange", async () => {
@@ -236,9 +233,7 @@ withTerminal("log: Ctrl-S in the terminal blocks no exchange", async () => {
   assertEquals(await terminal.code(), 0);
 });
 
-needs(
-  ["net", "run", "read", "write"],
-  ["prlimit"],
+withFiles(
   "log: the size limit of files affects no exchange, nor a line",
   async () => {
     await using dir = await folder();
@@ -269,18 +264,16 @@ needs(
     assert(lost > 0);
     assertEquals(written + lost, 110);
   },
+  ["prlimit"],
 );
 
-withCommand(
-  "log: closed stdout and stderr pipes do not end it",
-  async () => {
-    await using command = new ServerProcess(["-p0", "-v"]);
-    const port = await command.ready();
-    command.stopReading();
-    for (let i = 0; i < 3; i++) {
-      assertEquals(await exchange(port, "hoge"), GREETING + "hoge");
-    }
-    command.kill("SIGTERM");
-    assertEquals(await command.code(), 0);
-  },
-);
+withCommand("log: closed stdout and stderr pipes do not end it", async () => {
+  await using command = new ServerProcess(["-p0", "-v"]);
+  const port = await command.ready();
+  command.stopReading();
+  for (let i = 0; i < 3; i++) {
+    assertEquals(await exchange(port, "hoge"), GREETING + "hoge");
+  }
+  command.kill("SIGTERM");
+  assertEquals(await command.code(), 0);
+});

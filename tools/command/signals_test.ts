@@ -20,10 +20,10 @@ import {
 } from "../testing/clients.ts";
 import {
   killSocket,
-  needs,
   queueOf,
   SS_KILL,
   withCommand,
+  withFiles,
 } from "../testing/needs.ts";
 import { Pipe } from "../testing/pipe.ts";
 import { delay, retry, stopwatch, tryWithin, turn } from "../testing/timing.ts";
@@ -119,33 +119,28 @@ for (const [signal, laterCode] of CODES) {
   );
 }
 
-needs(
-  ["net", "run", "read"],
-  [queueOf(500)],
-  "signals: SIGTERM under load loses no exchange",
-  async () => {
-    await using command = new ServerProcess(["-p0"]);
-    const port = await command.ready();
-    using greeted = await greetMany(port, 200);
-    command.kill("SIGSTOP"); // so that the next ones wait in the kernel's queue
-    using queued = await connectMany(port, 500);
-    await Promise.all(
-      [...greeted, ...queued].map((conn) => conn.write(bytesOf("hoge"))),
-    );
-    command.kill("SIGTERM");
-    command.kill("SIGCONT");
-    const answers = async (conns: Deno.Conn[]) =>
-      new Set((await Promise.all(conns.map(readAll))).map(textOf));
-    assertEquals(await answers(greeted), new Set(["hoge"]));
-    assertEquals(await answers(queued), new Set([GREETING + "hoge"]));
-    assertEquals(await command.code(), 0);
-    assertEquals(command.stderr.all.length, 2);
-    assertMatch(
-      command.stderr.all[1],
-      /echoed=700 eof=0 timeout=0 reset=0 shutdown=0 error=0$/,
-    );
-  },
-);
+withCommand("signals: SIGTERM under load loses no exchange", async () => {
+  await using command = new ServerProcess(["-p0"]);
+  const port = await command.ready();
+  using greeted = await greetMany(port, 200);
+  command.kill("SIGSTOP"); // so that the next ones wait in the kernel's queue
+  using queued = await connectMany(port, 500);
+  await Promise.all(
+    [...greeted, ...queued].map((conn) => conn.write(bytesOf("hoge"))),
+  );
+  command.kill("SIGTERM");
+  command.kill("SIGCONT");
+  const answers = async (conns: Deno.Conn[]) =>
+    new Set((await Promise.all(conns.map(readAll))).map(textOf));
+  assertEquals(await answers(greeted), new Set(["hoge"]));
+  assertEquals(await answers(queued), new Set([GREETING + "hoge"]));
+  assertEquals(await command.code(), 0);
+  assertEquals(command.stderr.all.length, 2);
+  assertMatch(
+    command.stderr.all[1],
+    /echoed=700 eof=0 timeout=0 reset=0 shutdown=0 error=0$/,
+  );
+}, [queueOf(500)]);
 
 withTerminal(
   "signals: Ctrl-C under deno task start lets exchanges finish",
@@ -207,31 +202,24 @@ withTerminal("signals: SIGTERM prints no hint about Ctrl-C", async () => {
   assertEquals(await terminal.code(), 0);
 });
 
-needs(
-  ["net", "run", "read", "write"],
-  ["script"],
-  "signals: a terminal that closes leaves no socket file",
-  async () => {
-    await using dir = await folder();
-    const path = `${dir.path}/a`;
-    const files = () => [...Deno.readDirSync(dir.path)].length;
-    const permissions = // which suffice: it asks for no more
-      `--allow-net=unix:${path} --allow-read=${path} --allow-write=${path}`;
-    {
-      await using terminal = onTerminal(
-        `exec '${Deno.execPath()}' run ${permissions} main.ts --unix ${path}`,
-      );
-      const [line] = await terminal.shows(/listening on|Allow\?/);
-      assertEquals(line, "listening on");
-      assertEquals(files(), 1);
-    }
-    while (files() > 0) await turn(); // without a shutdown, it stays
-  },
-);
+withFiles("signals: a terminal that closes leaves no socket file", async () => {
+  await using dir = await folder();
+  const path = `${dir.path}/a`;
+  const files = () => [...Deno.readDirSync(dir.path)].length;
+  const permissions = // which suffice: it asks for no more
+    `--allow-net=unix:${path} --allow-read=${path} --allow-write=${path}`;
+  {
+    await using terminal = onTerminal(
+      `exec '${Deno.execPath()}' run ${permissions} main.ts --unix ${path}`,
+    );
+    const [line] = await terminal.shows(/listening on|Allow\?/);
+    assertEquals(line, "listening on");
+    assertEquals(files(), 1);
+  }
+  while (files() > 0) await turn(); // without a shutdown, it stays
+}, ["script"]);
 
-needs(
-  ["net", "run", "read", "write"],
-  ["mkfifo", SS_KILL],
+withFiles(
   "signals: SIGTERM does not hide that the listener has died",
   () =>
     retry(10, async () => {
@@ -251,4 +239,5 @@ needs(
       if (code === 0) return "late"; // the signal was first
       assertEquals(code, 1);
     }),
+  ["mkfifo", SS_KILL],
 );

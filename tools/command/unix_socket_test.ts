@@ -6,14 +6,11 @@ import { after, output } from "../testing/child.ts";
 import { folder, ROOT } from "../testing/folder.ts";
 import { GREETING, numbers } from "../testing/bytes.ts";
 import { ask, readExactly } from "../testing/clients.ts";
-import { needs } from "../testing/needs.ts";
+import { withFiles } from "../testing/needs.ts";
 import { delay, turn } from "../testing/timing.ts";
 
-const withUnix = (
-  name: string,
-  fn: () => Promise<void>,
-  others: string[] = [],
-) => needs(["net", "run", "read", "write"], others, `Unix socket: ${name}`, fn);
+const withUnix: typeof withFiles = (name, fn, others) =>
+  withFiles(`Unix socket: ${name}`, fn, others);
 
 /** The command on a Unix socket. */
 const startOn = (path: string, ...args: string[]) =>

@@ -9,7 +9,7 @@ import denoJson from "../../deno.json" with { type: "json" };
 import { looking, parse, texts } from "../svg/parse.ts";
 import { Child, output, tryKill } from "../testing/child.ts";
 import { folder } from "../testing/folder.ts";
-import { type Need, needs } from "../testing/needs.ts";
+import { type Need, needs, withFiles } from "../testing/needs.ts";
 import { parseOptions } from "./options.ts";
 import { draw } from "./chart.ts";
 import { median, ratios } from "./report.ts";
@@ -28,12 +28,11 @@ function withCompare(
   name: string,
   fn: (tempDir: string) => Promise<void>,
 ): void {
-  const programs = ["cc", "setpriv", "taskset", TWO_PROCESSORS];
-  needs(["net", "run", "read", "write"], programs, name, async () => {
+  withFiles(name, async () => {
     await using dir = await folder();
     await fn(dir.path);
     assertEquals([...Deno.readDirSync(dir.path)], [], "files are left");
-  });
+  }, ["cc", "setpriv", "taskset", TWO_PROCESSORS]);
 }
 
 /** Starts the command as `deno task compare` does. */
@@ -57,24 +56,21 @@ async function lastRow(
   );
 }
 
-withCompare(
-  "compare: loads this service without an error",
-  async (tempDir) => {
-    const svg = `${tempDir}/a.svg`;
-    const row = await lastRow(
-      [...TINY, "--clients=4", "--svg", svg],
-      tempDir,
-    );
-    assertStringIncludes(await Deno.readTextFile(svg), ">this service</text>");
-    await Deno.remove(svg);
-    assertEquals(row.server, "this service");
-    assertEquals(row.errors, "0");
-    assert(Number(row.exchanges) >= 4);
-    assert(Number(row["p99, ms"]) >= Number(row["p50, ms"]));
-    assert(Number(row["memory, MB"]) > 0);
-    assertEquals(row["ratio, min"], "-", "one round has no spread");
-  },
-);
+withCompare("compare: loads this service without an error", async (tempDir) => {
+  const svg = `${tempDir}/a.svg`;
+  const row = await lastRow(
+    [...TINY, "--clients=4", "--svg", svg],
+    tempDir,
+  );
+  assertStringIncludes(await Deno.readTextFile(svg), ">this service</text>");
+  await Deno.remove(svg);
+  assertEquals(row.server, "this service");
+  assertEquals(row.errors, "0");
+  assert(Number(row.exchanges) >= 4);
+  assert(Number(row["p99, ms"]) >= Number(row["p50, ms"]));
+  assert(Number(row["memory, MB"]) > 0);
+  assertEquals(row["ratio, min"], "-", "one round has no spread");
+});
 
 withCompare("compare: lets every held client finish", async (tempDir) => {
   const row = await lastRow([...TINY, "--held=20"], tempDir);

@@ -4,7 +4,7 @@ import { folder } from "../testing/folder.ts";
 import { ServerProcess } from "../testing/command.ts";
 import { GREETING } from "../testing/bytes.ts";
 import { ask } from "../testing/clients.ts";
-import { needs } from "../testing/needs.ts";
+import { withFiles } from "../testing/needs.ts";
 import { turn } from "../testing/timing.ts";
 
 const CLIENTS = 8;
@@ -102,9 +102,7 @@ class Load implements AsyncDisposable {
   }
 }
 
-needs(
-  ["net", "run", "read", "write"],
-  ["haproxy"],
+withFiles(
   "HAProxy: balanced, drained and restarted without a loss, redispatched",
   async () => {
     await using one = new ServerProcess(["-p0"]);
@@ -146,4 +144,5 @@ needs(
     assert(load.losses <= 2 * CLIENTS, `${load.losses} lost`);
     for (let i = 0; i < 20; i++) assert(await proxy.exchange("hoge"));
   },
+  ["haproxy"],
 );

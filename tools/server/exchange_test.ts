@@ -5,7 +5,7 @@ import type { Mode, Outcome } from "../../server.ts";
 import { bytesOf, GREETING } from "../testing/bytes.ts";
 import { greetMany, readText, send } from "../testing/clients.ts";
 import type { MemoryConn } from "../testing/memory_network.ts";
-import { needs } from "../testing/needs.ts";
+import { withCommand } from "../testing/needs.ts";
 import { ServerProcess } from "../testing/command.ts";
 import { type Service, start } from "../testing/server_under_test.ts";
 import { greeted, inEachMode, inMemory, specOver } from "../testing/spec.ts";
@@ -155,9 +155,7 @@ inSmallBuffers(
 const MIB = 1 << 20;
 
 for (const [maxBytes, clients] of [[16 * MIB, 100], [MIB, 1000]]) {
-  needs(
-    ["net", "run", "read"],
-    ["ps"],
+  withCommand(
     `${clients} clients that may send ${maxBytes / MIB} MiB take under 100 MB`,
     async () => {
       const args = ["-p0", `--max-bytes=${maxBytes}`];
@@ -171,6 +169,7 @@ for (const [maxBytes, clients] of [[16 * MIB, 100], [MIB, 1000]]) {
       const kB = await command.residentMemory();
       assert(kB > 0 && kB < 100_000, `${kB} kB`);
     },
+    ["ps"],
   );
 }
 

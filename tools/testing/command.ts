@@ -6,7 +6,7 @@
 
 import { assert } from "@std/assert";
 import { Child, output } from "./child.ts";
-import { needs } from "./needs.ts";
+import { withCommand } from "./needs.ts";
 import { delay, stopwatch } from "./timing.ts";
 
 /** How to run `main.ts` with certain permissions. */
@@ -78,4 +78,4 @@ export const onTerminal = (command: string) =>
 
 /** A test that needs a terminal. */
 export const withTerminal = (name: string, fn: () => Promise<void>) =>
-  needs(["net", "run", "read"], ["script"], name, fn);
+  withCommand(name, fn, ["script"]);

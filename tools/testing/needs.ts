@@ -95,6 +95,12 @@ export const SS_KILL: Need = {
   },
 };
 
-/** A test that runs the command. */
-export const withCommand = (name: string, fn: () => Promise<void>) =>
-  needs(["net", "run", "read"], [], name, fn);
+type With = (name: string, fn: () => Promise<void>, others?: Need[]) => void;
+
+/** A test that runs the command, and perhaps needs more. */
+export const withCommand: With = (name, fn, others = []) =>
+  needs(["net", "run", "read"], others, name, fn);
+
+/** A test that also writes files. */
+export const withFiles: With = (name, fn, others = []) =>
+  needs(["net", "run", "read", "write"], others, name, fn);

@@ -2,13 +2,11 @@ import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { looking, parse, texts } from "../svg/parse.ts";
 import { Child } from "../testing/child.ts";
 import { folder, readFile } from "../testing/folder.ts";
-import { needs } from "../testing/needs.ts";
+import { needs, withFiles } from "../testing/needs.ts";
 import { draw } from "./timeline_picture.ts";
 import { format, type Row } from "./timeline.ts";
 import { traceGo, traceMode } from "./trace.ts";
 import { traceTwoClients } from "./two_clients.ts";
-
-const PERMISSIONS = ["net", "run", "read", "write"] as const;
 
 /** Who does what in a timeline, in order, without what varies between runs. */
 function shapeOf(timeline: string): Record<string, string[]> {
@@ -43,9 +41,7 @@ function isServedAtOnce(timeline: string): boolean {
 }
 
 for (const mode of ["serial", "concurrent", "events"]) {
-  needs(
-    [...PERMISSIONS],
-    ["strace", "ss"],
+  withFiles(
     `trace: docs/kernel.md shows what the kernel sees of --mode ${mode}`,
     async () => {
       const docs = readFile("docs/kernel.md");
@@ -60,6 +56,7 @@ for (const mode of ["serial", "concurrent", "events"]) {
       assertEquals(isServedAtOnce(shown), mode !== "serial");
       assertEquals(draw("", rows).includes(">waits<"), mode === "serial");
     },
+    ["strace", "ss"],
   );
 }
 
@@ -115,9 +112,7 @@ async function traceDiary(name: string): Promise<string> {
   return format(await traceGo(file));
 }
 
-needs(
-  [...PERMISSIONS],
-  ["strace", "ss", "go"],
+withFiles(
   "trace: shows what the kernel sees of the diary's programs in Go",
   async () => {
     for (const name of ["serial", "concurrent", "events"]) {
@@ -143,6 +138,7 @@ needs(
       );
     }
   },
+  ["strace", "ss", "go"],
 );
 
 const ENDS = `const listener = Deno.listen({ port: 0 });
@@ -154,15 +150,10 @@ for (let i = 0; i < 2; i++) {
 }
 Deno.exit();`;
 
-needs(
-  [...PERMISSIONS],
-  ["strace", "ss"],
-  "trace: a server that ends by itself is traced too",
-  async () => {
-    const rows = await traceTwoClients([Deno.execPath(), "eval", ENDS]);
-    assert(!isServedAtOnce(format(rows)));
-  },
-);
+withFiles("trace: a server that ends by itself is traced too", async () => {
+  const rows = await traceTwoClients([Deno.execPath(), "eval", ENDS]);
+  assert(!isServedAtOnce(format(rows)));
+}, ["strace", "ss"]);
 
 needs(
   ["run", "read"],
