@@ -1,6 +1,6 @@
 /** What the command can listen on, and with which permissions. */
 
-import { assert, assertEquals, assertMatch } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertNotMatch } from "@std/assert";
 import { runMain, runPretending, ServerProcess } from "../testing/command.ts";
 import { output } from "../testing/child.ts";
 import { folder } from "../testing/folder.ts";
@@ -17,6 +17,7 @@ async function refuses(args: string[], why: string, program?: string[]) {
   assertEquals(command.stderr.all.length, 1, `${command.stderr.all}`);
   const line = `echo-server: ${why}`; // how it begins: Deno may say more
   assertEquals(command.stderr.all[0].slice(0, line.length), line);
+  assertNotMatch(command.stderr.all[0], /os error/);
 }
 
 withCommand(

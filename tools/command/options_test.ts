@@ -125,6 +125,7 @@ Deno.test("options: every refusal names the option and the value", () => {
       ["--greeting", String.raw`\q`],
       String.raw`--greeting: "\\q" is not valid: \q is not`,
     ],
+    [["--greeting", "\\😀"], String.raw`"\\😀" is not valid: \😀 is not`],
     [["--greeting", String.raw`\x4`], String.raw`--greeting: "\\x4" is not`],
     [["--greeting", "\\"], String.raw`--greeting: "\\" is not`],
     [["--verbose=yes"], "--verbose: takes no value"],

@@ -241,6 +241,13 @@ withUnix("a lock that somebody holds for long is not waited for", async () => {
   await holder.lock(true);
   await using command = startOn(`${dir.path}/a`);
   await command.ready();
+  const held = await output([
+    "find",
+    `/proc/${command.pid}/fd`,
+    "-lname",
+    dir.path,
+  ]);
+  assertEquals(held, "");
 });
 
 withUnix("of six that start at once, one serves", async () => {

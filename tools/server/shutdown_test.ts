@@ -179,19 +179,27 @@ inMemory(
   },
 );
 
-inMemory(
-  "a timeout stays one if an abort follows",
-  { greeting: new Uint8Array(1 << 20), timeout: 100 },
-  async ({ connect, server, outcomes, abort, clock }) => {
-    await connect();
-    await turns();
-    clock.advance(100); // its write is stuck, so it is drained for 50 ms
-    await turns();
-    abort();
-    await clock.run(server.finished);
-    assertEquals(await outcomes(1), ["timeout"]);
-  },
-);
+for (
+  const [what, outcome] of [["a timeout", "timeout"], ["an abort", "shutdown"]]
+) {
+  for (const then of ["abort", "reset"]) {
+    inMemory(
+      `after ${what} the outcome is ${outcome}, whatever follows: ${then}`,
+      { greeting: new Uint8Array(1 << 20), timeout: 100 },
+      async ({ connect, exchanges, abort, clock }) => {
+        const client = await connect();
+        await turns();
+        if (what === "an abort") abort();
+        else clock.advance(100);
+        await turns(); // its write is stuck, so it is drained for 50 ms
+        if (then === "abort") abort();
+        else client.reset();
+        const [exchange] = await clock.run(exchanges.waitFor(1));
+        assertEquals([exchange.outcome, exchange.bytes], [outcome, 0]);
+      },
+    );
+  }
+}
 
 inSmallBuffers(
   "an echo still being written at an abort does not linger",
@@ -289,6 +297,12 @@ Deno.test("a signal that is aborted already ends the server", async () => {
   const listener = new MemoryListener();
   await serve(listener, { signal: AbortSignal.abort() }).finished;
   assertEquals(listener.closes, 1);
+});
+
+inMemory("an abort takes effect at once", {}, async ({ connect, abort }) => {
+  const client = await greeted(connect);
+  abort();
+  assertEquals(client.peer.closed, true);
 });
 
 Deno.test("the server removes its abort listener", async () => {

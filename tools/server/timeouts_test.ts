@@ -124,6 +124,26 @@ for (const step of [0.3, 30]) {
 }
 
 inMemory(
+  "a deadline between two milliseconds takes no longer",
+  { timeout: 100.5 },
+  async ({ connect, outcomes, clock }) => {
+    await connect();
+    assertEquals(await clock.run(outcomes(1)), ["timeout"]);
+    assertEquals(clock.now, 101);
+  },
+);
+
+inMemory(
+  "no timer is longer than Deno's can be",
+  { timeout: 2 ** 31 - 1 },
+  async ({ connect, clock }) => {
+    clock.advance(1.03); // sums of such fractions are rounded up
+    await greeted(connect);
+    assert(clock.delays.every((ms) => ms < 2 ** 31), `${clock.delays}`);
+  },
+);
+
+inMemory(
   "a connection that is slow to close is not closed again and again",
   { timeout: 100 },
   async ({ network: { listener }, connect, outcomes, clock }) => {
