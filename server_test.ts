@@ -276,6 +276,7 @@ Deno.test("wrong options throw and name the option", () => {
   const wrong: [unknown, typeof TypeError | typeof RangeError][] = [
     [null, TypeError],
     [1, TypeError],
+    ["", TypeError],
     [{ greeting: 1 }, TypeError],
     [{ maxBytes: 0 }, RangeError],
     [{ maxBytes: 1.5 }, RangeError],

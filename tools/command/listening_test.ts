@@ -1,6 +1,6 @@
 /** What the command can listen on, and with which permissions. */
 
-import { assert, assertEquals, assertMatch, assertNotMatch } from "@std/assert";
+import { assert, assertEquals, assertMatch } from "@std/assert";
 import { runMain, runPretending, ServerProcess } from "../testing/command.ts";
 import { output } from "../testing/child.ts";
 import { folder } from "../testing/folder.ts";
@@ -15,9 +15,8 @@ async function refuses(args: string[], why: string, program?: string[]) {
   assertEquals(await command.code(), 1);
   assertEquals(command.stdout.all, []);
   assertEquals(command.stderr.all.length, 1, `${command.stderr.all}`);
-  const line = `echo-server: ${why}`; // how it begins: Deno may say more
-  assertEquals(command.stderr.all[0].slice(0, line.length), line);
-  assertNotMatch(command.stderr.all[0], /os error/);
+  const line = command.stderr.all[0].replace(/(invalid host '.*'): .*/, "$1");
+  assertEquals(line, `echo-server: ${why}`); // Deno may say more of a host
 }
 
 withCommand(
@@ -34,7 +33,7 @@ withCommand(
         ["--host", "192.0.2.1", "--port", "0"],
         "192.0.2.1:0: this machine does not have that address",
       ],
-      [["--host", "a: b\n", "--port", "0"], "a: b :0: invalid host"],
+      [["--host", "a: b\n", "--port", "0"], "a: b :0: invalid host 'a: b '"],
       [
         ["--host", "a\x1b[31m", "--port", "0"],
         String.raw`a\u001b[31m:0: invalid host 'a\u001b[31m'`,
@@ -204,7 +203,10 @@ $encrypt -traditional -out traditional`;
   const tls = (cert: string, key: string) => ["--cert", cert, "--key", key];
   const cases: [string[], string, string[]?][] = [
     [tls(none, key), `cannot read ${none}: no such file or directory`],
+    [tls(cert, none), `cannot read ${none}: no such file or directory`],
+    [tls(dir, key), `cannot read ${dir}: is a directory`],
     [tls(junk, key), `${junk} is not a PEM certificate`],
+    [tls(cert, cert), `${cert} is not a PEM private key`],
     [tls(cert, junk), `${junk} is not a PEM private key`],
     [tls(cert, other), `${other} does not match ${cert}`],
     [tls(cert, `${dir}/1024`), `${dir}/1024 ${unsupported}`],
@@ -218,7 +220,7 @@ $encrypt -traditional -out traditional`;
     ],
     [
       ["--host", "certificate!", ...tls(cert, key)], // it is not blamed on it
-      "cannot listen on certificate!:0: invalid host",
+      "cannot listen on certificate!:0: invalid host 'certificate!'",
     ],
     [
       ["--host", "my-key.example", ...tls(cert, key)],

@@ -119,6 +119,23 @@ for (const [signal, laterCode] of CODES) {
   );
 }
 
+withCommand(
+  "signals: a later one of another kind ends it too",
+  () =>
+    retry(10, async () => {
+      await using command = new ServerProcess(["-p0", "--grace=60"]);
+      using _idle = await greetMany(await command.ready(), 1);
+      command.kill("SIGTERM");
+      await command.event("shutdown");
+      await delay(200);
+      const seconds = stopwatch();
+      command.kill("SIGINT");
+      while (!command.ended && seconds() < 1) await delay(10);
+      if (!command.ended) return "late"; // the first was handled late
+      assertEquals(await command.code(), 130);
+    }),
+);
+
 withCommand("signals: SIGTERM under load loses no exchange", async () => {
   await using command = new ServerProcess(["-p0"]);
   const port = await command.ready();
@@ -170,7 +187,7 @@ const TLS = "--cert=none/a --key=none/b";
 for (
   const [permissions, listener, asks] of [
     ["--deny-env", "-p0", 'net access to "0.0.0.0:0"'],
-    ["--allow-write --allow-net", UNIX, 'read access to "none/a"'],
+    ["--allow-net", UNIX, 'read access to "none/a"'],
     ["--allow-read --allow-net", UNIX, 'write access to "none/a"'],
     ["--allow-read --allow-write", UNIX, 'net access to "unix:/'],
     ["--allow-net", TLS, 'read access to "none/a"'],

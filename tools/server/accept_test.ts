@@ -11,7 +11,7 @@ import { serve } from "../../server.ts";
 import { GREETING } from "../testing/bytes.ts";
 import { ask, readExactly, readText } from "../testing/clients.ts";
 import { FakeClock } from "../testing/fake_clock.ts";
-import { MemoryListener } from "../testing/memory_network.ts";
+import { type MemoryConn, MemoryListener } from "../testing/memory_network.ts";
 import { start } from "../testing/server_under_test.ts";
 import { greeted, inEachMode, inMemory } from "../testing/spec.ts";
 import { turn, turns } from "../testing/timing.ts";
@@ -250,7 +250,7 @@ inEachMode("a connection without an address is closed", {}, async (service) => {
   const fail = () => {
     throw error;
   };
-  listener.onAccept = (conn) => {
+  const spoil = (conn: MemoryConn) => {
     const close = conn.close.bind(conn);
     conn.close = () => {
       close();
@@ -258,9 +258,19 @@ inEachMode("a connection without an address is closed", {}, async (service) => {
     };
     Object.defineProperty(conn, "remoteAddr", { get: fail });
   };
+  listener.onAccept = spoil;
+  const next = listener.next.bind(listener);
+  listener.next = () => { // once, after the accept that is pending
+    listener.next = next;
+    return Promise.resolve({ value: 5 as never }); // no connection at all
+  };
   assertEquals(await readText(await connect()), "");
   listener.onAccept = () => {};
   assertEquals(await clock.run(exchange("hoge")), `${GREETING}hoge`);
-  assertEquals(acceptErrors.all, [error]);
+  listener.onAccept = spoil; // as the last one before the shutdown too
+  assertEquals(await readText(await connect()), "");
+  const [first, second, ...others] = acceptErrors.all;
+  assert(second instanceof TypeError, `${second}`);
+  assertEquals([first, ...others], [error, error]);
   assertEquals(server.connections, 0);
 });

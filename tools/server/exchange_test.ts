@@ -120,7 +120,7 @@ inMemory(
 );
 
 const KIB = 1024;
-for (const [size, kept] of [[64 * KIB, 256], [65 * KIB, 0]]) {
+for (const [size, kept] of [[KIB, 300], [64 * KIB, 256], [65 * KIB, 0]]) {
   inMemory(
     `of 300 buffers of ${size} bytes, ${kept} are used again`,
     { maxBytes: size },

@@ -101,6 +101,9 @@ Deno.test("trace: lanes show who waits, and for how long", () => {
   assert(Number(brief.height) > 0, "a short one can be seen");
   const [pale] = looking(elements, "two pale");
   assertEquals([queued.y, queued.height], [pale.y, pale.height]);
+  const bottom = Number(queued.y) + Number(queued.height);
+  assertEquals(Number(queued.y) + 4, at("connects", 1));
+  assertEquals(bottom + 4, at("← EOF"), "it waits until the end");
 });
 
 /** Traces one of the diary's programs on a free port. */
