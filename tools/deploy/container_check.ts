@@ -251,7 +251,7 @@ async function checkTerminal(image: Image): Promise<void> {
     terminal: true,
     under: ["sh", "-c", inTerminal, "sh"],
   });
-  await echo.server.shows(/listening.*\n/);
+  await echo.server.shows(/listening .*\r/);
   await echo.kill("TERM");
   assertEquals(await echo.server.code(), 0);
   const [ready, ...log] = echo.server.stdout.all;
