@@ -21,10 +21,7 @@ const FEW = after("ulimit -n 64", runMain("--allow-net"));
 withCommand(
   "descriptors: out of file descriptors, it backs off and recovers",
   async () => {
-    await using command = new ServerProcess(
-      ["-p0", "-v"],
-      FEW,
-    );
+    await using command = new ServerProcess(["-p0", "-v"], FEW);
     const port = await command.ready();
     using clients = await connectMany(port, 200);
     assertMatch(
@@ -83,17 +80,12 @@ withCommand("descriptors: a thousand resets leave nothing behind", async () => {
 withCommand(
   "descriptors: out of file descriptors when the grace ends: the queue gets a clean EOF",
   async () => {
-    await using command = new ServerProcess(
-      ["-p0", "--grace=0.3"],
-      FEW,
-    );
+    await using command = new ServerProcess(["-p0", "--grace=0.3"], FEW);
     const port = await command.ready();
     using _silent = await connectMany(port, 50);
     await command.event("accept-error");
     using queued = await connectMany(port, 100);
-    await Promise.all(
-      queued.map((conn) => conn.write(bytesOf("hoge"))),
-    );
+    await Promise.all(queued.map((conn) => conn.write(bytesOf("hoge"))));
     command.kill("SIGTERM");
     for (const conn of queued) {
       assertEquals(await readText(conn), ""); // a reset would reject

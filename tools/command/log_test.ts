@@ -243,11 +243,7 @@ withFiles(
       after(`exec 2>${path}`, MAIN),
     );
     const limitTo = (bytes: number | "unlimited") =>
-      output([
-        "prlimit",
-        `--pid=${command.pid}`,
-        `--fsize=${bytes}:unlimited`,
-      ]);
+      output(["prlimit", `--pid=${command.pid}`, `--fsize=${bytes}:unlimited`]);
     const port = await command.ready();
     await limitTo(3000); // so the last line is cut somewhere
     await exchangeMany(port, 100);

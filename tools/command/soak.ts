@@ -18,12 +18,18 @@ import { bytesOf, GREETING } from "../testing/bytes.ts";
 import { connect, exchange, readAll, reset } from "../testing/clients.ts";
 import { delay } from "../testing/timing.ts";
 
+const USAGE = "usage: deno task soak [EXCHANGES]";
 const [given = "200000", ...extra] = Deno.args;
+if (given === "--help") {
+  console.log(USAGE);
+  Deno.exit();
+}
 if (!/^[1-9][0-9]*$/.test(given) || extra.length > 0) {
-  console.error("usage: deno task soak [EXCHANGES]");
+  console.error(USAGE);
   Deno.exit(2);
 }
-const TOTAL = Number(given);
+const STEPS = 10;
+const TOTAL = STEPS * Math.ceil(Number(given) / STEPS);
 const CLIENTS = 64;
 const MISBEHAVES = 10;
 
@@ -67,7 +73,8 @@ async function behave(port: number): Promise<void> {
 // for half a million exchanges, by steps that look like a leak.
 await using command = new ServerProcess(
   ["--port", "0", "--timeout", "10"],
-  denoJson.tasks.start.split(" ").with(0, Deno.execPath()),
+  ["setpriv", "--pdeathsig=KILL"] // it ends with this process, however
+    .concat(denoJson.tasks.start.split(" ").with(0, Deno.execPath())),
 );
 const interrupted = interruption();
 interrupted.addEventListener("abort", () => {
@@ -88,6 +95,10 @@ async function run(count: number): Promise<void> {
         await client(port);
       } catch (error) {
         lost(String(error));
+        if (command.ended) {
+          console.error("soak: the server ended:", command.stderr.text.trim());
+          Deno.exit(1);
+        }
       }
     }
   }));
@@ -111,7 +122,6 @@ async function warmUp(): Promise<void> {
   }
 }
 
-const STEPS = 10;
 await warmUp();
 const reports = [await report(0)];
 for (let step = 1; step <= STEPS; step++) {

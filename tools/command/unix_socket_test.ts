@@ -5,7 +5,7 @@ import { runMain, runPretending, ServerProcess } from "../testing/command.ts";
 import { after, output } from "../testing/child.ts";
 import { folder, ROOT } from "../testing/folder.ts";
 import { GREETING, numbers } from "../testing/bytes.ts";
-import { ask, readExactly } from "../testing/clients.ts";
+import { exchangeOn, readExactly } from "../testing/clients.ts";
 import { withFiles } from "../testing/needs.ts";
 import { delay, turn } from "../testing/timing.ts";
 
@@ -29,11 +29,6 @@ const traced = (inject: string) => [
   ...`strace -D -f -qq -o /dev/null -e inject=${inject}`.split(" "),
   ...runMain("--allow-all"),
 ];
-
-async function exchangeOn(path: string, message: string): Promise<string> {
-  using conn = await Deno.connect({ transport: "unix", path });
-  return await ask(conn, message);
-}
 
 withUnix("the exchange, and no file is left", async () => {
   await using dir = await folder();
@@ -153,9 +148,7 @@ withUnix("a refusal is one line that names the path", async () => {
       ["--unix", path],
       after(asUser, runMain(...permissions)),
     );
-    assertEquals(await command.code(), 1);
-    const line = `echo-server: cannot listen on ${path}: ${why}`;
-    assertEquals(command.stderr.all, [line]);
+    await command.refuses(`cannot listen on ${path}: ${why}`);
   }
 }, ["setpriv"]);
 
@@ -213,22 +206,18 @@ withUnix("a path is replaced only if it is a dead socket", async () => {
   const before = [...Deno.readDirSync(dir.path)];
   for (const name of refused) {
     await using command = startOn(path(name));
-    assertEquals(await command.code(), 1);
     const why = name === "live"
       ? "another server listens there"
       : "the path already exists";
-    assertEquals(command.stderr.all, [
-      `echo-server: cannot listen on ${path(name)}: ${why}`,
-    ]);
+    await command.refuses(`cannot listen on ${path(name)}: ${why}`);
   }
   await using unread = new ServerProcess( // it may not lock the folder
     ["--unix", path("dead")],
     runWith(path("dead")),
   );
-  assertEquals(await unread.code(), 1);
-  assertMatch(
-    unread.stderr.all[0],
-    /left it, and its folder cannot be read or locked$/,
+  await unread.refuses(
+    `cannot listen on ${path("dead")}: a killed server left it, and its ` +
+      "folder cannot be read or locked",
   );
   assertEquals([...Deno.readDirSync(dir.path)], before);
   assertEquals(await Deno.readTextFile(path("file")), "hoge");
@@ -242,6 +231,7 @@ withUnix("a lock that somebody holds for a moment is waited for", async () => {
   await holder.lock(true);
   await using command = startOn(path);
   await delay(200); // a slow machine proves less
+  assertEquals(command.stdout.all, []);
   await holder.unlock();
   await command.ready();
 });
@@ -296,7 +286,9 @@ withUnix(
       await turn();
     }
     await using second = startOn(path);
-    assertEquals(await second.code(), 1);
+    await second.refuses(
+      `cannot listen on ${path}: another server listens there`,
+    );
     await slow.ready();
     assertEquals(await exchangeOn(path, "hoge"), `${GREETING}hoge`);
   },

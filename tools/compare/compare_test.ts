@@ -10,6 +10,7 @@ import { looking, parse, texts } from "../svg/parse.ts";
 import { Child, output, tryKill } from "../testing/child.ts";
 import { folder } from "../testing/folder.ts";
 import { type Need, needs, withFiles } from "../testing/needs.ts";
+import { stopwatch } from "../testing/timing.ts";
 import { parseOptions } from "./options.ts";
 import { draw } from "./chart.ts";
 import { median, ratios } from "./report.ts";
@@ -32,7 +33,7 @@ function withCompare(
     await using dir = await folder();
     await fn(dir.path);
     assertEquals([...Deno.readDirSync(dir.path)], [], "files are left");
-  }, ["cc", "setpriv", "taskset", TWO_PROCESSORS]);
+  }, ["cc", "setpriv", "taskset", "ps", TWO_PROCESSORS]);
 }
 
 /** Starts the command as `deno task compare` does. */
@@ -58,10 +59,7 @@ async function lastRow(
 
 withCompare("compare: loads this service without an error", async (tempDir) => {
   const svg = `${tempDir}/a.svg`;
-  const row = await lastRow(
-    [...TINY, "--clients=4", "--svg", svg],
-    tempDir,
-  );
+  const row = await lastRow([...TINY, "--clients=4", "--svg", svg], tempDir);
   assertStringIncludes(await Deno.readTextFile(svg), ">this service</text>");
   await Deno.remove(svg);
   assertEquals(row.server, "this service");
@@ -69,6 +67,8 @@ withCompare("compare: loads this service without an error", async (tempDir) => {
   assert(Number(row.exchanges) >= 4);
   assert(Number(row["p99, ms"]) >= Number(row["p50, ms"]));
   assert(Number(row["memory, MB"]) > 0);
+  const [cpu, user] = [Number(row["CPU, µs"]), Number(row["user, µs"])];
+  assert(user > 0 && cpu > user && cpu < 10_000, `${cpu}, ${user} µs`);
   assertEquals(row["ratio, min"], "-", "one round has no spread");
 });
 
@@ -77,25 +77,25 @@ withCompare("compare: lets every held client finish", async (tempDir) => {
   assertEquals(row.server, "this service");
   assertEquals(row.exchanges, "20");
   assertEquals(row.errors, "0");
+  assert(Number(row["idle client, kB"]) > 0);
 });
 
 withCompare(
   "compare: leaves nothing behind when interrupted",
   async (tempDir) => {
-    // Should the interrupt fail, it ends before the test's limit of 60 s.
-    await using compare = start([...TINY, "--seconds=45"], tempDir);
+    await using compare = start([...TINY, "--seconds=25"], tempDir);
     let started: number[] = [];
     try {
-      await compare.expect(
-        "a line",
-        compare.stderr,
-        () => compare.stderr.all[0],
-      );
-      while (!compare.ended && started.length < 2) {
-        started = await childrenOf(compare.pid); // server and load generator
+      const isLoad = (child: string) => child.endsWith(" 25");
+      for (let children: string[] = []; !children.some(isLoad);) {
+        assert(!compare.ended, compare.stderr.text);
+        children = await childrenOf(compare.pid);
+        started = children.map((child) => parseInt(child));
       }
+      const seconds = stopwatch();
       compare.kill("SIGINT");
       assertEquals(await compare.code(), 130);
+      assert(seconds() < 15, "it waited for the load to end");
       assertEquals(compare.stdout.text, "");
       assertEquals(compare.stderr.text, "round 1 of 1: service\n");
       assertEquals(started.filter(isRunning), []);
@@ -105,10 +105,11 @@ withCompare(
   },
 );
 
-async function childrenOf(pid: number): Promise<number[]> {
-  const pids = await output(["ps", "-o", "pid=", "--ppid", `${pid}`])
+/** The children of a process, each with its command. */
+async function childrenOf(pid: number): Promise<string[]> {
+  const children = await output(["ps", "-o", "pid=,args=", "--ppid", `${pid}`])
     .catch(() => ""); // it has none
-  return pids.match(/\d+/g)?.map(Number) ?? [];
+  return children.trimEnd().split("\n");
 }
 
 function isRunning(pid: number): boolean {

@@ -37,8 +37,9 @@ export async function firstLine(
 ): Promise<string | undefined> {
   try {
     return (await output(command, { signal })).split("\n")[0];
-  } catch {
+  } catch (error) {
     signal.throwIfAborted();
+    if (error instanceof Deno.errors.NotCapable) throw error;
     return undefined;
   }
 }

@@ -54,11 +54,7 @@ async function refuse(program: string[]): Promise<void> {
     ["--cert=cert.pem --key=key.pem", 1, /--allow-read/],
     ["--unix=echo.sock", 1, /--allow-(read|write)/],
     ["--prot=30000", 2, /unknown option "--prot/],
-    [
-      `--host=127.0.0.1 --port=${listener.addr.port}`,
-      1,
-      /the port is in use$/,
-    ],
+    [`--host=127.0.0.1 --port=${listener.addr.port}`, 1, /the port is in use$/],
   ];
   const terminal = 'exec script --quiet --return --command "$*" /dev/null';
   for (const [args, code, line] of cases) {

@@ -3,7 +3,7 @@ import { Child } from "../testing/child.ts";
 import { folder } from "../testing/folder.ts";
 import { ServerProcess } from "../testing/command.ts";
 import { GREETING } from "../testing/bytes.ts";
-import { ask } from "../testing/clients.ts";
+import { exchangeOn } from "../testing/clients.ts";
 import { withFiles } from "../testing/needs.ts";
 import { turn } from "../testing/timing.ts";
 
@@ -26,12 +26,8 @@ class Proxy extends Child {
   }
 
   /** Says something to the runtime API; returns the answer. */
-  async say(command: string): Promise<string> {
-    using conn = await Deno.connect({
-      transport: "unix",
-      path: `${this.#dir}/admin.sock`,
-    });
-    return await ask(conn, `${command}\n`);
+  say(command: string): Promise<string> {
+    return exchangeOn(`${this.#dir}/admin.sock`, `${command}\n`);
   }
 
   /** A column of `show stat` for one of the two. */
@@ -59,15 +55,8 @@ class Proxy extends Child {
 
   /** One exchange through the proxy; says whether nothing was lost. */
   async exchange(message: string): Promise<boolean> {
-    try {
-      using conn = await Deno.connect({
-        transport: "unix",
-        path: `${this.#dir}/front.sock`,
-      });
-      return await ask(conn, message) === GREETING + message;
-    } catch {
-      return false;
-    }
+    const answer = exchangeOn(`${this.#dir}/front.sock`, message);
+    return await answer.catch(() => "") === GREETING + message;
   }
 }
 

@@ -8,6 +8,8 @@ import { AS_ROOT, needs } from "../testing/needs.ts";
 import { turn } from "../testing/timing.ts";
 import { createCertificate } from "../testing/transports.ts";
 
+const DROP_INS = "/etc/systemd/system/echo-server@.service.d";
+const READY = /^wait\.\.\. listening on /;
 const NAME = `echo-server-${Deno.pid}`;
 
 const withSystemd = (name: string, fn: () => Promise<void>) =>
@@ -68,11 +70,12 @@ class Machine extends Child {
 
   /** Boots it, with the binary and these units installed. */
   static async boot(permissions: string[], units: string): Promise<Machine> {
+    await using undo = new AsyncDisposableStack(); // should a step fail
     const dir = await Deno.makeTempDir();
+    undo.defer(() => Deno.remove(dir, { recursive: true }).catch(() => {}));
     await Deno.chmod(dir, 0o755);
     await Deno.copyFile(Deno.execPath(), `${dir}/deno`);
     await makeBinary(dir, permissions);
-    await using undo = new AsyncDisposableStack(); // should a step fail
     const machine = undo.use(new Machine(dir));
     await machine.#booted();
     await machine.sh("install -m 755 /opt/echo-server /usr/local/bin/");
@@ -99,9 +102,9 @@ class Machine extends Child {
   /** Where the machine may not raise limits, the unit must not. */
   async #limitDescriptors(): Promise<void> {
     await this.sh(`ulimit -n 65536 2>/dev/null || {
-      mkdir -p /etc/systemd/system/echo-server@.service.d
+      mkdir -p ${DROP_INS}
       printf '[Service]\\nLimitNOFILE=%s\\n' "$(ulimit -Hn)" \
-        > /etc/systemd/system/echo-server@.service.d/limit.conf
+        > ${DROP_INS}/limit.conf
     }`);
   }
 
@@ -133,6 +136,13 @@ class Machine extends Child {
     }
   }
 
+  /** Starts two instances, and waits until they listen. */
+  async startTwo(): Promise<void> {
+    await this.sh("systemctl enable --now echo-server@1 echo-server@2");
+    await this.journal("echo-server@1", READY);
+    await this.journal("echo-server@2", READY);
+  }
+
   /** Clients in its network, until they get SIGTERM. */
   load(): Child {
     const generator = "run --allow-net tools/deploy/load_generator.ts 30000";
@@ -152,16 +162,14 @@ class Machine extends Child {
 
 const INSTALL =
   "install -m 644 'tools/deploy/echo-server@.service' /etc/systemd/system/";
-const DROP_INS = "/etc/systemd/system/echo-server@.service.d";
-const READY = /^wait\.\.\. listening on /;
+const withDropIn = (file: string) =>
+  `${INSTALL}; install -D -m 644 -t ${DROP_INS} tools/deploy/${file}`;
 
 withSystemd("two instances on one port, stopped and killed", async () => {
   await using machine = await Machine.boot(["--allow-net"], INSTALL);
   // Then the kernel hands waiting clients to the other instance.
   await machine.sh("sysctl --quiet --write net.ipv4.tcp_migrate_req=1");
-  await machine.sh("systemctl enable --now echo-server@1 echo-server@2");
-  await machine.journal("echo-server@1", READY);
-  await machine.journal("echo-server@2", READY);
+  await machine.startTwo();
   await machine.sh("systemd-analyze security --threshold=20 echo-server@1");
 
   await using load = machine.load();
@@ -191,19 +199,14 @@ withSystemd("two instances on one port, stopped and killed", async () => {
 const FILES = ["--allow-net", "--allow-read", "--allow-write"];
 
 withSystemd("Unix sockets, to which every user can connect", async () => {
-  await using machine = await Machine.boot(
-    FILES,
-    `${INSTALL}; install -D -m 644 -t ${DROP_INS} tools/deploy/unix.conf`,
-  );
+  await using machine = await Machine.boot(FILES, withDropIn("unix.conf"));
   const nobody = "setpriv --reuid=65534 --regid=65534 --clear-groups";
   const load =
     "/opt/deno run --no-config --allow-all /mnt/tools/deploy/load_generator.ts";
   const exchanges = (instance: number) =>
     machine.sh(`${nobody} env DENO_DIR=/tmp/nobody \
       ${load} /run/echo-server/${instance}/echo.sock 8`);
-  await machine.sh("systemctl enable --now echo-server@1 echo-server@2");
-  await machine.journal("echo-server@1", READY);
-  await machine.journal("echo-server@2", READY);
+  await machine.startTwo();
   assertEquals(await exchanges(1), "exchanges=8 failed=0\n");
   assertEquals(await exchanges(2), "exchanges=8 failed=0\n");
 
@@ -218,10 +221,7 @@ withSystemd("Unix sockets, to which every user can connect", async () => {
 });
 
 withSystemd("TLS, with a key that only root can read", async () => {
-  await using machine = await Machine.boot(
-    FILES,
-    `${INSTALL}; install -D -m 644 -t ${DROP_INS} tools/deploy/tls.conf`,
-  );
+  await using machine = await Machine.boot(FILES, withDropIn("tls.conf"));
   await machine.sh("mkdir /etc/echo-server");
   const pem = await createCertificate();
   for (const file of ["cert.pem", "key.pem"]) {

@@ -47,12 +47,15 @@ function* seedsFor(seconds: number): Generator<number> {
   while (performance.now() < end) yield seed++;
 }
 
+const USAGE = "usage: deno task fuzz [SECONDS | --seed N]";
+
 async function main(args: string[]): Promise<void> {
   const repeats = args[0] === "--seed";
   const [given = repeats ? "none" : "10", ...extra] = args.slice(+repeats);
   const n = Number(given);
+  if (given === "--help") return console.log(USAGE);
   if (!(n >= 0) || repeats && !Number.isInteger(n) || extra.length > 0) {
-    console.error("usage: deno task fuzz [SECONDS | --seed N]");
+    console.error(USAGE);
     Deno.exit(2);
   }
   if (repeats) console.log(scriptOf(n));

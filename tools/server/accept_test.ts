@@ -12,10 +12,8 @@ import { GREETING } from "../testing/bytes.ts";
 import { ask, readExactly, readText } from "../testing/clients.ts";
 import { FakeClock } from "../testing/fake_clock.ts";
 import { type MemoryConn, MemoryListener } from "../testing/memory_network.ts";
-import { start } from "../testing/server_under_test.ts";
 import { greeted, inEachMode, inMemory } from "../testing/spec.ts";
 import { turn, turns } from "../testing/timing.ts";
-import { memoryNetwork } from "../testing/transports.ts";
 import { errorOf, failEveryAccept, inSmallBuffers, stuck } from "./faults.ts";
 
 // ------------------------------------------------------------- failing accepts
@@ -81,21 +79,23 @@ inMemory("a back-off ends when a connection does", {}, async (service) => {
 
 // ----------------------------------------------------------- how the server ends
 
-Deno.test("a listener that can never accept again ends the server", async () => {
-  const codes = ["EBADF", "EINVAL", "ENOTSOCK", "EOPNOTSUPP"];
-  for (const dead of [new Deno.errors.BadResource(), ...codes.map(errorOf)]) {
-    using clock = new FakeClock();
-    const network = memoryNetwork();
-    await using service = start(network);
-    const client = await greeted(service.connect);
-    const failures = Array(6).fill(dead);
-    failures.forEach((error) => network.listener.fail(error));
-    assertEquals(await ask(client, "hoge"), "hoge");
-    await clock.run(service.server.finished);
-    assertEquals(service.acceptErrors.all, failures);
-    assertEquals(network.listener.closes, 1);
-  }
-});
+const DEAD = [new Deno.errors.BadResource("it is closed")]
+  .concat(["EBADF", "EINVAL", "ENOTSOCK", "EOPNOTSUPP"].map(errorOf));
+for (const dead of DEAD) {
+  inMemory(
+    `${dead.message}: a listener that can never accept again ends the server`,
+    {},
+    async ({ network, server, connect, acceptErrors, clock }) => {
+      const client = await greeted(connect);
+      const failures = Array(6).fill(dead);
+      failures.forEach((error) => network.listener.fail(error));
+      assertEquals(await ask(client, "hoge"), "hoge");
+      await clock.run(server.finished);
+      assertEquals(acceptErrors.all, failures);
+      assertEquals(network.listener.closes, 1);
+    },
+  );
+}
 
 inMemory("EINVAL now and then does not end the server", {}, async (service) => {
   const { network: { listener }, exchange, clock } = service;

@@ -67,3 +67,25 @@ inMemory(
     assertEquals(client.peer.closed, true);
   },
 );
+
+inEachMode(
+  "a half-close that is stuck makes it no longer",
+  {},
+  async ({ network: { listener }, connect, clock }) => {
+    listener.onAccept = (conn) => {
+      const { promise, reject } = Promise.withResolvers<void>();
+      const close = conn.close.bind(conn);
+      conn.closeWrite = () => promise;
+      conn.close = () => {
+        close();
+        reject(new Deno.errors.Interrupted());
+      };
+    };
+    const client = await connect();
+    await send(client, digits(1024));
+    await turns();
+    clock.advance(1000);
+    await turns();
+    assertEquals(client.peer.closed, true);
+  },
+);

@@ -33,10 +33,7 @@ import { errorOf, failEveryAccept, inSmallBuffers, stuck } from "./faults.ts";
 // ------------------------------------------------------- who is in the queue
 
 /** Waits before each accept, from the next one on. */
-function beforeAccepts(
-  listener: MemoryListener,
-  wait: () => unknown,
-): void {
+function beforeAccepts(listener: MemoryListener, wait: () => unknown): void {
   const next = listener.next.bind(listener);
   listener.next = async () => {
     await wait();
@@ -444,6 +441,20 @@ inMemory(
   { grace: 0 },
   async ({ network: { listener }, server, connectMany, clock }) => {
     acceptPerTurn(listener, 64, () => clock.now += 100);
+    await connectMany(2000);
+    await clock.run(server.shutdown());
+    assert(clock.now <= 1000, `after ${clock.now} ms`);
+  },
+);
+
+inMemory(
+  "a slow machine: an abort gives the queue no more time",
+  { grace: 0 },
+  async ({ network: { listener }, server, abort, connectMany, clock }) => {
+    acceptPerTurn(listener, 64, () => {
+      clock.now += 100;
+      if (clock.now >= 700) abort();
+    });
     await connectMany(2000);
     await clock.run(server.shutdown());
     assert(clock.now <= 1000, `after ${clock.now} ms`);

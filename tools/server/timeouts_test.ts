@@ -1,6 +1,7 @@
 /** Timeouts: when they end an exchange, and what they cost. */
 
 import { assert, assertEquals } from "@std/assert";
+import { digits } from "../testing/bytes.ts";
 import { ask, readExactly, readText, send } from "../testing/clients.ts";
 import { greeted, inMemory } from "../testing/spec.ts";
 import { turns } from "../testing/timing.ts";
@@ -16,6 +17,18 @@ inSmallBuffers(
     await turns(); // now it waits for the client
     const [{ outcome, ms }] = await clock.run(exchanges.waitFor(1));
     assertEquals({ outcome, ms }, { outcome: "timeout", ms: 100 });
+  },
+);
+
+inSmallBuffers(
+  "of an echo that is cut, what was written counts",
+  { greeting: "g".repeat(40), timeout: 100 },
+  async ({ connect, exchanges, clock }) => {
+    const client = await connect();
+    await send(client, digits(100)); // there is room for 60 bytes of its echo
+    await turns();
+    const [{ outcome, bytes }] = await clock.run(exchanges.waitFor(1));
+    assertEquals({ outcome, bytes }, { outcome: "timeout", bytes: 60 });
   },
 );
 

@@ -12,7 +12,7 @@ export interface ChildOptions {
   /** Variables of the environment, added to those of this process. */
   env?: Record<string, string>;
   /** Whether it can be written to; otherwise its stdin is empty. */
-  stdin?: "piped" | "null";
+  stdin?: "piped";
   /** Kills it and all that it has started, for which it gets a session. */
   signal?: AbortSignal;
 }
@@ -52,19 +52,19 @@ export class Child implements AsyncDisposable {
 
   /** Runs a program in the root of the project. */
   constructor([program, ...args]: string[], options: ChildOptions = {}) {
-    const { env, stdin = "null", signal } = options;
+    const { env, stdin, signal } = options;
     signal?.throwIfAborted();
     this.#process = new Deno.Command(program, {
       args,
       cwd: ROOT,
       env: { NO_COLOR: "1", ...env },
       detached: signal !== undefined, // makes a session
-      stdin,
+      stdin: stdin ?? "null",
       stdout: "piped",
       stderr: "piped",
     }).spawn();
     this.#process.ref(); // `detached` has also unref'd it
-    if (stdin === "piped") this.#stdin = this.#process.stdin.getWriter();
+    if (stdin) this.#stdin = this.#process.stdin.getWriter();
     this.#output = Promise.all([
       this.stdout.collect(this.#process.stdout, this.#reading.signal),
       this.stderr.collect(this.#process.stderr, this.#reading.signal),
@@ -139,8 +139,8 @@ export class Child implements AsyncDisposable {
     const signal = this.#signal;
     const which = signal ? "-s" : "-p";
     const command = ["ps", "-o", "rss=", which, `${this.pid}`];
-    const sizes = (await output(command, { signal })).trim().split("\n");
-    return sizes.reduce((sum, size) => sum + Number(size), 0);
+    const sizes = await output(command, { signal }).catch(() => ""); // it ended
+    return sizes.split("\n").reduce((sum, size) => sum + Number(size), 0);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

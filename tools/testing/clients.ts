@@ -25,9 +25,7 @@ export async function connectMany(
   port: number,
   count: number,
 ): Promise<Clients> {
-  return disposable(
-    await Promise.all(numbers(count).map(() => connect(port))),
-  );
+  return disposable(await Promise.all(numbers(count).map(() => connect(port))));
 }
 
 function disposable(clients: Deno.Conn[]): Clients {
@@ -62,15 +60,17 @@ export async function connectResettable(
   const net = await import("node:net"); // which takes time to load
   const socket = net.connect(port, "127.0.0.1");
   socket.on("error", () => {}); // the server may have been first
-  const event = (name: string) =>
+  const once = (name: string) =>
     new Promise<void>((done) => socket.once(name, () => done()));
+  const closed = once("close");
+  const event = (name: string) => Promise.race([once(name), closed]);
   await event("connect");
   return {
     write: (p) => new Promise((done) => socket.write(p, done)),
     received: () => event("data"),
     reset() {
       socket.resetAndDestroy();
-      return event("close");
+      return closed;
     },
   };
 }
@@ -150,6 +150,15 @@ export function tryClose(closer: { close(): void }): void {
 /** One whole exchange; returns everything that the service sent. */
 export async function exchange(port: number, message: string): Promise<string> {
   using conn = await connect(port);
+  return await ask(conn, message);
+}
+
+/** The same on a Unix socket. */
+export async function exchangeOn(
+  path: string,
+  message: string,
+): Promise<string> {
+  using conn = await Deno.connect({ transport: "unix", path });
   return await ask(conn, message);
 }
 

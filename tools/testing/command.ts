@@ -4,7 +4,7 @@
  * @module
  */
 
-import { assert } from "@std/assert";
+import { assert, assertEquals } from "@std/assert";
 import { Child, output } from "./child.ts";
 import { withCommand } from "./needs.ts";
 import { delay, stopwatch } from "./timing.ts";
@@ -36,6 +36,15 @@ export class ServerProcess extends Child {
       : line.match(/^wait\.\.\. listening on (.+?)(?: \(TLS\))?$/)?.[1];
     assert(address, `not the line of a server that is ready: ${line}`);
     return Number(address.match(/:(\d+)$/)?.[1]);
+  }
+
+  /** It refuses to start, and says only why. */
+  async refuses(why: string): Promise<void> {
+    assertEquals(await Promise.race([this.code(), this.line()]), 1);
+    assertEquals(this.stdout.all, []);
+    const lines = this.stderr.all // Deno may say more of a host
+      .map((line) => line.replace(/(invalid host '.*'): .*/, "$1"));
+    assertEquals(lines, [`echo-server: ${why}`]);
   }
 
   /**

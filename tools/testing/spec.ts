@@ -50,7 +50,10 @@ export function specOver<N extends Network>(
           try {
             await fn(Object.assign(service, { clock }));
           } catch (error) {
-            service.abort(); // its grace would never end: the clock stands still
+            // What is pending must neither wait for the clock nor hide the error.
+            addEventListener("unhandledrejection", (e) => e.preventDefault());
+            service.abort();
+            await clock.run(service.server.finished).catch(() => {});
             throw error;
           }
         });

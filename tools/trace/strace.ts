@@ -47,7 +47,9 @@ export class TracedServer extends Child {
     // All threads; the time of day, and how long each call took.
     const options = "-f --seccomp-bpf -ttt -T -e signal=none".split(" ");
     options.push("-e", `trace=${TRACED}`, "-o", log);
-    super(["strace", ...options, "--", ...program], { signal });
+    // Both end with this process: strace, with -I2, by the signal.
+    const strace = ["setpriv", "--pdeathsig=TERM", "strace", "-I2", ...options];
+    super([...strace, "--", ...program], { signal });
     this.#log = log;
   }
 

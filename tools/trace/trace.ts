@@ -32,10 +32,7 @@ Usage: deno task trace [options]
 const MODES = ["concurrent", "serial", "events"];
 
 /** Traces this service in one of its modes. */
-export function traceMode(
-  mode: string,
-  signal?: AbortSignal,
-): Promise<Row[]> {
+export function traceMode(mode: string, signal?: AbortSignal): Promise<Row[]> {
   const main = [Deno.execPath(), "run", "--allow-net", "main.ts"];
   return traceTwoClients([...main, "--port", "0", "--mode", mode], signal);
 }
@@ -86,6 +83,7 @@ async function trace(
     throw new Error(`strace needs Linux; this is ${Deno.build.os}`);
   }
   need("strace", "strace");
+  need("setpriv", "util-linux");
   need("ss", "iproute2");
   if (go === undefined) return await traceMode(mode, signal);
   need("go", "golang-go");

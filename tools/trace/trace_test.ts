@@ -56,7 +56,7 @@ for (const mode of ["serial", "concurrent", "events"]) {
       assertEquals(isServedAtOnce(shown), mode !== "serial");
       assertEquals(draw("", rows).includes(">waits<"), mode === "serial");
     },
-    ["strace", "ss"],
+    ["strace", "setpriv", "ss"],
   );
 }
 
@@ -141,7 +141,7 @@ withFiles(
       );
     }
   },
-  ["strace", "ss", "go"],
+  ["strace", "setpriv", "ss", "go"],
 );
 
 const ENDS = `const listener = Deno.listen({ port: 0 });
@@ -156,11 +156,11 @@ Deno.exit();`;
 withFiles("trace: a server that ends by itself is traced too", async () => {
   const rows = await traceTwoClients([Deno.execPath(), "eval", ENDS]);
   assert(!isServedAtOnce(format(rows)));
-}, ["strace", "ss"]);
+}, ["strace", "setpriv", "ss"]);
 
 needs(
   ["run", "read"],
-  ["strace", "ss", "go"],
+  ["strace", "setpriv", "ss", "go"],
   "trace: a failure is one line on stderr",
   async () => {
     for (

@@ -38,13 +38,8 @@ export async function traceTwoClients(
   await quick.done;
 
   const calls = await server.stop();
-  return rows.concat(annotate(
-    calls,
-    new Map([
-      [slow.port, "client 1"],
-      [quick.port, "client 2"],
-    ]),
-  ));
+  const owners = [[slow.port, "client 1"], [quick.port, "client 2"]] as const;
+  return rows.concat(annotate(calls, new Map(owners)));
 }
 
 /** Waits until the client is answered, or is queued while the server sleeps. */
