@@ -117,7 +117,7 @@ withCommand(
     assertEquals(await ask(clients[0], "hoge"), "hoge");
     assertEquals(await command.code(), 0);
     const { written, lost } = count(command.stderr.all);
-    assert(lost > 99, `${lost}`);
+    assert(lost > 99 && lost < 400, `${lost}`);
     assertEquals(written + lost, 2201);
   },
 );
