@@ -96,7 +96,9 @@ async function run(count: number): Promise<void> {
       } catch (error) {
         lost(String(error));
         if (command.ended) {
-          console.error("soak: the server ended:", command.stderr.text.trim());
+          const code = await command.code(); // and all that it printed
+          const said = command.stderr.text.trim();
+          console.error(`soak: the server ended with code ${code}: ${said}`);
           Deno.exit(1);
         }
       }

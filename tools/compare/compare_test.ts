@@ -107,9 +107,9 @@ withCompare(
 
 /** The children of a process, each with its command. */
 async function childrenOf(pid: number): Promise<string[]> {
-  const children = await output(["ps", "-o", "pid=,args=", "--ppid", `${pid}`])
-    .catch(() => ""); // it has none
-  return children.trimEnd().split("\n");
+  const ps = ["ps", "-ww", "-o", "pid=,args=", "--ppid", `${pid}`];
+  const children = await output(ps).catch(() => ""); // it has none
+  return children.split("\n").filter((child) => child !== "");
 }
 
 function isRunning(pid: number): boolean {

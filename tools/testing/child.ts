@@ -139,7 +139,10 @@ export class Child implements AsyncDisposable {
     const signal = this.#signal;
     const which = signal ? "-s" : "-p";
     const command = ["ps", "-o", "rss=", which, `${this.pid}`];
-    const sizes = await output(command, { signal }).catch(() => ""); // it ended
+    const sizes = await output(command, { signal }).catch((error) => {
+      if (!this.ended) throw error;
+      return "";
+    });
     return sizes.split("\n").reduce((sum, size) => sum + Number(size), 0);
   }
 

@@ -5,7 +5,7 @@ import { withCommand } from "./needs.ts";
 withCommand("child: an abort kills what it has started too", async () => {
   const controller = new AbortController();
   const { signal } = controller;
-  const program = ["sh", "-c", "sleep 600 & echo; wait"];
+  const program = ["sh", "-c", "sleep 70 & echo; wait"];
   await using child = new Child(program, { signal });
   await child.line();
   controller.abort();

@@ -46,19 +46,39 @@ export function specOver<N extends Network>(
           using clock = new FakeClock(!isMemory);
           const network = await transport.open();
           const own = typeof options === "object" ? options : options(network);
+          using last = new DisposableStack();
           await using service = start(network, { mode, ...own });
           try {
             await fn(Object.assign(service, { clock }));
           } catch (error) {
-            // What is pending must neither wait for the clock nor hide the error.
-            addEventListener("unhandledrejection", (e) => e.preventDefault());
-            service.abort();
-            await clock.run(service.server.finished).catch(() => {});
+            last.use(ignoredRejections());
+            await giveUp(service, clock, error);
             throw error;
           }
         });
       }
     }
+  };
+}
+
+/** Ends a service whose test has failed, so that nothing hides its error. */
+async function giveUp(
+  { server, abort }: Service,
+  clock: FakeClock,
+  error: unknown,
+): Promise<void> {
+  abort();
+  await clock.run(server.finished)
+    .catch(() => console.error(error)); // the rest may hang
+  clock.clear();
+}
+
+/** Until it is disposed of, nobody hears of what still rejects. */
+function ignoredRejections(): Disposable {
+  const ignore = (event: Event) => event.preventDefault();
+  addEventListener("unhandledrejection", ignore);
+  return {
+    [Symbol.dispose]: () => removeEventListener("unhandledrejection", ignore),
   };
 }
 
