@@ -26,7 +26,7 @@ import {
 } from "./tools/testing/clients.ts";
 import { needs, queueOf } from "./tools/testing/needs.ts";
 import { MemoryListener } from "./tools/testing/memory_network.ts";
-import { start } from "./tools/testing/server_under_test.ts";
+import { start } from "./tools/testing/running_server.ts";
 import {
   greeted,
   inEachMode,

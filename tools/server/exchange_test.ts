@@ -7,7 +7,7 @@ import { greetMany, readText, send } from "../testing/clients.ts";
 import type { MemoryConn } from "../testing/memory_network.ts";
 import { withCommand } from "../testing/needs.ts";
 import { ServerProcess } from "../testing/command.ts";
-import { type Service, start } from "../testing/server_under_test.ts";
+import { type Service, start } from "../testing/running_server.ts";
 import { greeted, inEachMode, inMemory, specOver } from "../testing/spec.ts";
 import { turns } from "../testing/timing.ts";
 import { memory, memoryNetwork } from "../testing/transports.ts";

@@ -8,7 +8,7 @@
 import { assertEquals } from "@std/assert";
 import type { Mode, ServeOptions } from "../../server.ts";
 import { FakeClock } from "./fake_clock.ts";
-import { type Service, start } from "./server_under_test.ts";
+import { type Service, start } from "./running_server.ts";
 import { GREETING } from "./bytes.ts";
 import { type Conn, readExactly } from "./clients.ts";
 import { needs } from "./needs.ts";

@@ -1,5 +1,5 @@
 /**
- * A server under test, with its clients.
+ * A server that runs in a test, with its clients.
  *
  * @module
  */
