@@ -3,7 +3,7 @@
 import { assertEquals, assertMatch } from "@std/assert";
 import denoJson from "../../deno.json" with { type: "json" };
 import { Child, output } from "../testing/child.ts";
-import { readFile } from "../testing/folder.ts";
+import { folder, readFile } from "../testing/folder.ts";
 import { ServerProcess } from "../testing/command.ts";
 import { GREETING } from "../testing/bytes.ts";
 import { AS_ROOT, needs } from "../testing/needs.ts";
@@ -18,7 +18,7 @@ class Image implements AsyncDisposable {
   // deno-lint-ignore no-explicit-any
   config: any;
 
-  private constructor(readonly dir: string) {
+  constructor(readonly dir: string) {
     this.#store = ["--root", `${dir}/images`, "--runroot", `${dir}/run`];
   }
 
@@ -26,26 +26,22 @@ class Image implements AsyncDisposable {
     return output(["buildah", ...this.#store, ...args]);
   }
 
-  static async build(): Promise<Image> {
-    await using undo = new AsyncDisposableStack(); // should a step fail
-    const image = undo.use(new Image(await Deno.makeTempDir()));
+  async build(): Promise<void> {
     const containerfile = readFile("tools/deploy/Containerfile");
     const version = containerfile.match(/^ARG DENO_VERSION=(.*)$/m)![1];
     const base = containerfile.match(/^FROM (.*)$/m)![1]
       .replace("${DENO_VERSION}", version);
-    await image.#buildah("pull", "--quiet", base)
-      .catch(() => image.#standIn(base, version));
-    await image.#buildah(
+    await this.#buildah("pull", "--quiet", base)
+      .catch(() => this.#standIn(base, version));
+    await this.#buildah(
       ...["build", "--quiet", "--isolation=chroot", "--pull-never"],
       ...["--file", "tools/deploy/Containerfile", "--tag", "echo-server", "."],
     );
-    const json = await image.#buildah("inspect", "--type=image", "echo-server");
-    image.config = JSON.parse(json).OCIv1.config;
-    const container = await image.#buildah("from", "echo-server");
-    const path = await image.#buildah("mount", container.trim());
-    image.rootfs = path.trim();
-    undo.move();
-    return image;
+    const json = await this.#buildah("inspect", "--type=image", "echo-server");
+    this.config = JSON.parse(json).OCIv1.config;
+    const container = await this.#buildah("from", "echo-server");
+    const path = await this.#buildah("mount", container.trim());
+    this.rootfs = path.trim();
   }
 
   /**
@@ -80,7 +76,6 @@ class Image implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#buildah("rm", "--all");
-    await Deno.remove(this.dir, { recursive: true });
   }
 }
 
@@ -264,7 +259,9 @@ needs(
   [AS_ROOT, "buildah", "runc", "strace", "nsenter", "ip", "script"],
   "container: the image is built, runs as Kubernetes runs it, and drains",
   async () => {
-    await using image = await Image.build();
+    await using dir = await folder();
+    await using image = new Image(dir.path);
+    await image.build();
     checkImage(image);
     await checkManifest(image);
     await checkArguments(image);

@@ -2,7 +2,7 @@
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { Child, output } from "../testing/child.ts";
-import { ROOT } from "../testing/folder.ts";
+import { folder, ROOT } from "../testing/folder.ts";
 import { GREETING } from "../testing/bytes.ts";
 import { AS_ROOT, needs } from "../testing/needs.ts";
 import { turn } from "../testing/timing.ts";
@@ -12,12 +12,26 @@ const DROP_INS = "/etc/systemd/system/echo-server@.service.d";
 const READY = /^wait\.\.\. listening on /;
 const NAME = `echo-server-${Deno.pid}`;
 
-const withSystemd = (name: string, fn: () => Promise<void>) =>
+/** A test in a machine that has the binary, with these permissions, and units. */
+const withSystemd = (
+  name: string,
+  permissions: string[],
+  units: string,
+  fn: (machine: Machine) => Promise<void>,
+) =>
   needs(
     ["net", "run", "read", "write", "env", "sys"],
     [AS_ROOT, "systemd-nspawn", "systemctl", "nsenter", "ps", "openssl"],
     `systemd: ${name}`,
-    fn,
+    async () => {
+      await using dir = await folder();
+      await Deno.chmod(dir.path, 0o755);
+      await Deno.copyFile(Deno.execPath(), `${dir.path}/deno`);
+      await makeBinary(dir.path, permissions);
+      await using machine = new Machine(dir.path);
+      await machine.boot(units);
+      await fn(machine);
+    },
   );
 
 /**
@@ -48,10 +62,9 @@ exec ${deno.join(" ")} /opt/main.ts "$@"
 
 /** A systemd over the files of this machine, with a network of its own. */
 class Machine extends Child {
-  readonly #dir: string;
   #init = "";
 
-  private constructor(dir: string) {
+  constructor(dir: string) {
     super([
       // All of it ends with this process.
       ...["setpriv", "--pdeathsig=KILL"],
@@ -65,27 +78,17 @@ class Machine extends Child {
       "--tmpfs=/usr/local/bin:mode=755",
       "systemd.unit=basic.target",
     ]);
-    this.#dir = dir;
   }
 
-  /** Boots it, with the binary and these units installed. */
-  static async boot(permissions: string[], units: string): Promise<Machine> {
-    await using undo = new AsyncDisposableStack(); // should a step fail
-    const dir = await Deno.makeTempDir();
-    undo.defer(() => Deno.remove(dir, { recursive: true }).catch(() => {}));
-    await Deno.chmod(dir, 0o755);
-    await Deno.copyFile(Deno.execPath(), `${dir}/deno`);
-    await makeBinary(dir, permissions);
-    const machine = undo.use(new Machine(dir));
-    await machine.#booted();
-    await machine.sh("install -m 755 /opt/echo-server /usr/local/bin/");
-    await machine.sh(`cd /mnt && ${units}`);
-    await machine.#limitDescriptors();
-    await machine.sh("systemctl daemon-reload");
+  /** Waits until it has booted; installs the binary and these units. */
+  async boot(units: string): Promise<void> {
+    await this.#booted();
+    await this.sh("install -m 755 /opt/echo-server /usr/local/bin/");
+    await this.sh(`cd /mnt && ${units}`);
+    await this.#limitDescriptors();
+    await this.sh("systemctl daemon-reload");
     const verify = "systemd-analyze verify echo-server@1.service 2>&1";
-    assertEquals(await machine.sh(verify), "");
-    undo.move();
-    return machine;
+    assertEquals(await this.sh(verify), "");
   }
 
   async #booted(): Promise<void> {
@@ -156,7 +159,6 @@ class Machine extends Child {
     await super[Symbol.asyncDispose]();
     const left = `/run/systemd/nspawn/propagate/${NAME}`;
     await Deno.remove(left).catch(() => {});
-    await Deno.remove(this.#dir, { recursive: true });
   }
 }
 
@@ -165,94 +167,111 @@ const INSTALL =
 const withDropIn = (file: string) =>
   `${INSTALL}; install -D -m 644 -t ${DROP_INS} tools/deploy/${file}`;
 
-withSystemd("two instances on one port, stopped and killed", async () => {
-  await using machine = await Machine.boot(["--allow-net"], INSTALL);
-  // Then the kernel hands waiting clients to the other instance.
-  await machine.sh("sysctl --quiet --write net.ipv4.tcp_migrate_req=1");
-  await machine.startTwo();
-  await machine.sh("systemd-analyze security --threshold=20 echo-server@1");
+withSystemd(
+  "two instances on one port, stopped and killed",
+  ["--allow-net"],
+  INSTALL,
+  async (machine) => {
+    // Then the kernel hands waiting clients to the other instance.
+    await machine.sh("sysctl --quiet --write net.ipv4.tcp_migrate_req=1");
+    await machine.startTwo();
+    await machine.sh("systemd-analyze security --threshold=20 echo-server@1");
 
-  await using load = machine.load();
-  await load.line(3);
-  await machine.sh("systemctl stop echo-server@1");
-  assertEquals(await machine.state("echo-server@1", "Result"), "success");
-  await load.line(load.stdout.all.length + 3);
-  load.kill("SIGTERM");
-  await load.code();
-  assertMatch(load.stdout.all.at(-1)!, / failed=0$/);
+    await using load = machine.load();
+    await load.line(3);
+    await machine.sh("systemctl stop echo-server@1");
+    assertEquals(await machine.state("echo-server@1", "Result"), "success");
+    await load.line(load.stdout.all.length + 3);
+    load.kill("SIGTERM");
+    await load.code();
+    assertMatch(load.stdout.all.at(-1)!, / failed=0$/);
 
-  await machine.journal("echo-server@1", /^\S+Z shutdown signal=SIGTERM /);
-  const [, echoed] = (await machine.journal("echo-server@1", /^\S+Z summary /))
-    .match(/ echoed=(\d+) .* reset=0 shutdown=0 error=0$/) ?? [];
-  assert(Number(echoed) > 0, `echoed=${echoed}`);
+    await machine.journal("echo-server@1", /^\S+Z shutdown signal=SIGTERM /);
+    const [, echoed] =
+      (await machine.journal("echo-server@1", /^\S+Z summary /))
+        .match(/ echoed=(\d+) .* reset=0 shutdown=0 error=0$/) ?? [];
+    assert(Number(echoed) > 0, `echoed=${echoed}`);
 
-  await machine.sh("systemctl kill --signal=SIGKILL echo-server@2");
-  await machine.until("echo-server@2", "NRestarts", "1");
-  await machine.journal("echo-server@2", READY, 2);
-  await machine.sh("systemctl stop echo-server@2");
-  assertMatch(
-    await machine.journal("echo-server@2", /^\S+Z summary /),
-    / echoed=0 /,
-  );
-});
+    await machine.sh("systemctl kill --signal=SIGKILL echo-server@2");
+    await machine.until("echo-server@2", "NRestarts", "1");
+    await machine.journal("echo-server@2", READY, 2);
+    await machine.sh("systemctl stop echo-server@2");
+    assertMatch(
+      await machine.journal("echo-server@2", /^\S+Z summary /),
+      / echoed=0 /,
+    );
+  },
+);
 
 const FILES = ["--allow-net", "--allow-read", "--allow-write"];
 
-withSystemd("Unix sockets, to which every user can connect", async () => {
-  await using machine = await Machine.boot(FILES, withDropIn("unix.conf"));
-  const nobody = "setpriv --reuid=65534 --regid=65534 --clear-groups";
-  const load =
-    "/opt/deno run --no-config --allow-all /mnt/tools/deploy/load_generator.ts";
-  const exchanges = (instance: number) =>
-    machine.sh(`${nobody} env DENO_DIR=/tmp/nobody \
+withSystemd(
+  "Unix sockets, to which every user can connect",
+  FILES,
+  withDropIn("unix.conf"),
+  async (machine) => {
+    const nobody = "setpriv --reuid=65534 --regid=65534 --clear-groups";
+    const load =
+      "/opt/deno run --no-config --allow-all /mnt/tools/deploy/load_generator.ts";
+    const exchanges = (instance: number) =>
+      machine.sh(`${nobody} env DENO_DIR=/tmp/nobody \
       ${load} /run/echo-server/${instance}/echo.sock 8`);
-  await machine.startTwo();
-  assertEquals(await exchanges(1), "exchanges=8 failed=0\n");
-  assertEquals(await exchanges(2), "exchanges=8 failed=0\n");
+    await machine.startTwo();
+    assertEquals(await exchanges(1), "exchanges=8 failed=0\n");
+    assertEquals(await exchanges(2), "exchanges=8 failed=0\n");
 
-  await machine.sh("systemctl kill --signal=SIGKILL echo-server@1");
-  await machine.until("echo-server@1", "NRestarts", "1");
-  await machine.journal("echo-server@1", READY, 2);
-  assertEquals(await exchanges(1), "exchanges=8 failed=0\n");
+    await machine.sh("systemctl kill --signal=SIGKILL echo-server@1");
+    await machine.until("echo-server@1", "NRestarts", "1");
+    await machine.journal("echo-server@1", READY, 2);
+    assertEquals(await exchanges(1), "exchanges=8 failed=0\n");
 
-  await machine.sh("systemctl stop 'echo-server@*'");
-  await machine.journal("echo-server@2", / summary echoed=8 .* error=0$/);
-  assertEquals(await machine.sh("find /run/echo-server -type s"), "");
-});
+    await machine.sh("systemctl stop 'echo-server@*'");
+    await machine.journal("echo-server@2", / summary echoed=8 .* error=0$/);
+    assertEquals(await machine.sh("find /run/echo-server -type s"), "");
+  },
+);
 
-withSystemd("TLS, with a key that only root can read", async () => {
-  await using machine = await Machine.boot(FILES, withDropIn("tls.conf"));
-  await machine.sh("mkdir /etc/echo-server");
-  const pem = await createCertificate();
-  for (const file of ["cert.pem", "key.pem"]) {
-    await machine.sh(
-      `umask 077; printf '%s' '${pem}' > /etc/echo-server/${file}`,
+withSystemd(
+  "TLS, with a key that only root can read",
+  FILES,
+  withDropIn("tls.conf"),
+  async (machine) => {
+    await machine.sh("mkdir /etc/echo-server");
+    const pem = await createCertificate();
+    for (const file of ["cert.pem", "key.pem"]) {
+      await machine.sh(
+        `umask 077; printf '%s' '${pem}' > /etc/echo-server/${file}`,
+      );
+    }
+    await machine.sh("systemctl enable --now echo-server@1");
+    await machine.journal(
+      "echo-server@1",
+      /^wait\.\.\. listening on .* \(TLS\)$/,
     );
-  }
-  await machine.sh("systemctl enable --now echo-server@1");
-  await machine.journal(
-    "echo-server@1",
-    /^wait\.\.\. listening on .* \(TLS\)$/,
-  );
-  const answer = await machine.sh(
-    "echo hoge | openssl s_client -quiet -verify_return_error \
+    const answer = await machine.sh(
+      "echo hoge | openssl s_client -quiet -verify_return_error \
       -CAfile /etc/echo-server/cert.pem -verify_hostname localhost \
       -connect 127.0.0.1:30000",
-  );
-  assertEquals(answer, `${GREETING}hoge\n`);
-});
+    );
+    assertEquals(answer, `${GREETING}hoge\n`);
+  },
+);
 
-withSystemd("a wrong option, after which it stays stopped", async () => {
-  await using machine = await Machine.boot(["--allow-net"], INSTALL);
-  await machine.sh(`mkdir ${DROP_INS} -p; printf '[Service]\\n%s\\n%s\\n' \
+withSystemd(
+  "a wrong option, after which it stays stopped",
+  ["--allow-net"],
+  INSTALL,
+  async (machine) => {
+    await machine.sh(`mkdir ${DROP_INS} -p; printf '[Service]\\n%s\\n%s\\n' \
     ExecStart= 'ExecStart=/usr/local/bin/echo-server --prot 30000' \
     > ${DROP_INS}/wrong.conf; systemctl daemon-reload`);
-  await machine.sh("systemctl start echo-server@1");
-  await machine.until("echo-server@1", "ActiveState", "failed");
-  assertEquals(await machine.state("echo-server@1", "ExecMainStatus"), "2");
-  assertEquals(await machine.state("echo-server@1", "NRestarts"), "0");
-  await machine.journal(
-    "echo-server@1",
-    /^echo-server: unknown option "--prot"/,
-  );
-});
+    await machine.sh("systemctl start echo-server@1");
+    await machine.until("echo-server@1", "ActiveState", "failed");
+    assertEquals(await machine.state("echo-server@1", "ExecMainStatus"), "2");
+    assertEquals(await machine.state("echo-server@1", "NRestarts"), "0");
+    await machine.journal(
+      "echo-server@1",
+      /^echo-server: unknown option "--prot"/,
+    );
+  },
+);
