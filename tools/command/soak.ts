@@ -11,9 +11,8 @@
  * @module
  */
 
-import denoJson from "../../deno.json" with { type: "json" };
 import { interruption } from "../testing/run_tool.ts";
-import { ServerProcess } from "../testing/command.ts";
+import { runTask, ServerProcess } from "../testing/command.ts";
 import { bytesOf, GREETING } from "../testing/bytes.ts";
 import { connect, exchange, readAll, reset } from "../testing/clients.ts";
 import { delay } from "../testing/timing.ts";
@@ -74,7 +73,7 @@ async function behave(port: number): Promise<void> {
 await using command = new ServerProcess(
   ["--port", "0", "--timeout", "10"],
   ["setpriv", "--pdeathsig=KILL"] // it ends with this process, however
-    .concat(denoJson.tasks.start.split(" ").with(0, Deno.execPath())),
+    .concat(runTask("start")),
 );
 const interrupted = interruption();
 interrupted.addEventListener("abort", () => {

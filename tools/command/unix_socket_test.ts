@@ -265,10 +265,10 @@ withUnix("of six that start at once, one serves", async () => {
     const refused = commands.filter((_, i) => codes[i] === 1);
     assertEquals(refused.length, commands.length - 1, state);
     assertEquals(await exchangeOn(path, "hoge"), `${GREETING}hoge`);
-    for (const { stderr } of refused) {
-      assertEquals(stderr.all, [
-        `echo-server: cannot listen on ${path}: another server listens there`,
-      ]);
+    for (const command of refused) {
+      await command.refuses(
+        `cannot listen on ${path}: another server listens there`,
+      );
     }
   }
 });

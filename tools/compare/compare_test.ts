@@ -5,9 +5,9 @@ import {
   assertStringIncludes,
 } from "@std/assert";
 import net from "node:net";
-import denoJson from "../../deno.json" with { type: "json" };
 import { looking, parse, texts } from "../svg/parse.ts";
 import { Child, output, tryKill } from "../testing/child.ts";
+import { runTask } from "../testing/command.ts";
 import { folder } from "../testing/folder.ts";
 import { type Need, needs, withFiles } from "../testing/needs.ts";
 import { stopwatch } from "../testing/timing.ts";
@@ -38,8 +38,8 @@ function withCompare(
 
 /** Starts the command as `deno task compare` does. */
 function start(args: string[], tempDir: string): Child {
-  const command = denoJson.tasks.compare.split(" ").with(0, Deno.execPath());
-  return new Child([...command, ...args], { env: { TMPDIR: tempDir } });
+  const program = [...runTask("compare"), ...args];
+  return new Child(program, { env: { TMPDIR: tempDir } });
 }
 
 /** Runs the command to its end; returns the last row of its table, by title. */

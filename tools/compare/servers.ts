@@ -4,8 +4,8 @@
  * @module
  */
 
-import denoJson from "../../deno.json" with { type: "json" };
 import { output } from "../testing/child.ts";
+import { runMain, runTask } from "../testing/command.ts";
 import type { Versions } from "./versions.ts";
 
 export interface Server {
@@ -80,15 +80,11 @@ function builtIn(dir: string): Server[] {
   }, {
     name: "service",
     label: "this service",
-    command: [deno, "run", "--allow-net", "main.ts", "--port", "{port}"],
+    command: [...runMain("--allow-net"), "--port", "{port}"],
   }, {
     name: "start",
     label: "this service, `deno task start`",
-    command: [
-      ...denoJson.tasks.start.split(" ").with(0, deno),
-      "--port",
-      "{port}",
-    ],
+    command: [...runTask("start"), "--port", "{port}"],
   }];
 }
 

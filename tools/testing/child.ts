@@ -4,6 +4,7 @@
  * @module
  */
 
+import { bytesOf } from "./bytes.ts";
 import { ROOT } from "./folder.ts";
 import { Inbox } from "./timing.ts";
 
@@ -21,21 +22,24 @@ export interface ChildOptions {
 export class Output extends Inbox<string> {
   /** All of it, also a line that has not ended yet. */
   text = "";
+  /** The line that has not ended yet. */
+  rest = "";
+
+  add(text: string): void {
+    this.text += text;
+    const lines = (this.rest + text).split("\n");
+    this.rest = lines.pop()!;
+    lines.forEach(this.push);
+    this.wake();
+  }
 
   async collect(
     stream: ReadableStream<Uint8Array>,
     signal: AbortSignal,
   ): Promise<void> {
-    let rest = "";
     const texts = stream.pipeThrough(new TextDecoderStream(), { signal });
-    for await (const text of texts) {
-      this.text += text;
-      const lines = (rest + text).split("\n");
-      rest = lines.pop()!;
-      lines.forEach(this.push);
-      this.wake();
-    }
-    if (rest !== "") this.push(rest);
+    for await (const text of texts) this.add(text);
+    if (this.rest !== "") this.push(this.rest);
   }
 }
 
@@ -90,7 +94,7 @@ export class Child implements AsyncDisposable {
 
   /** Writes to its stdin, which must be piped. */
   async write(text: string): Promise<void> {
-    await this.#stdin!.write(new TextEncoder().encode(text));
+    await this.#stdin!.write(bytesOf(text));
   }
 
   /** Closes its stdin. */

@@ -5,6 +5,7 @@
  */
 
 import { assert, assertEquals } from "@std/assert";
+import denoJson from "../../deno.json" with { type: "json" };
 import { Child, output } from "./child.ts";
 import { withCommand } from "./needs.ts";
 import { delay, stopwatch } from "./timing.ts";
@@ -16,6 +17,10 @@ export const runMain = (...permissions: string[]) => [
   ...permissions,
   "main.ts",
 ];
+
+/** How `deno task` runs a program. */
+export const runTask = (name: keyof typeof denoJson.tasks) =>
+  denoJson.tasks[name].split(" ").with(0, Deno.execPath());
 
 /** Runs `main.ts` after a script that makes Deno pretend to be another. */
 export const runPretending = (script: string, ...permissions: string[]) =>

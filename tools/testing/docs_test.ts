@@ -5,7 +5,7 @@ import denoJson from "../../deno.json" with { type: "json" };
 import { readFile, ROOT } from "./folder.ts";
 import { needs } from "./needs.ts";
 
-const withFiles = (name: string, fn: () => void) =>
+const withDocuments = (name: string, fn: () => void) =>
   needs(["read"], [], name, fn);
 
 /** Everything in a text that the pattern's group matches. */
@@ -18,7 +18,7 @@ const find = (pattern: RegExp, text: string) =>
 const linesOf = (text: string) =>
   text.split("\n").map((line) => line.trim()).filter((line) => line !== "");
 
-withFiles("docs/design.md quotes the code as it is", () => {
+withDocuments("docs/design.md quotes the code as it is", () => {
   const excerpts = find(
     /^```ts ignore\n([^]*?)^```$/gm,
     readFile("docs/design.md"),
@@ -32,7 +32,7 @@ withFiles("docs/design.md quotes the code as it is", () => {
   }
 });
 
-withFiles("docs/design.md explains every constant", () => {
+withDocuments("docs/design.md explains every constant", () => {
   const page = readFile("docs/design.md");
   const [, constants] = readFile("server.ts").split("// docs/design.md shows ");
   const names = find(/^const ([A-Z_]+)/gm, constants.split("\nclass ")[0])
@@ -54,7 +54,7 @@ function testsBelow(folder: string): string {
   return text;
 }
 
-withFiles("docs/promises.md names tests that exist", () => {
+withDocuments("docs/promises.md names tests that exist", () => {
   const [promises] = readFile("docs/promises.md").split(
     "## What it cannot promise",
   );
@@ -84,7 +84,7 @@ function assertVersion(version: string, files: [path: string, at: RegExp][]) {
   }
 }
 
-withFiles("versions: the image has the Deno of the README", () => {
+withDocuments("versions: the image has the Deno of the README", () => {
   const pinned = /^VERSION=\$\{DENO_VERSION:-(.*)\}$/gm;
   const [version] = find(pinned, readFile(".ci/run"));
   assertVersion(version, [
@@ -93,7 +93,7 @@ withFiles("versions: the image has the Deno of the README", () => {
   ]);
 });
 
-withFiles("versions: the image is named like the release", () => {
+withDocuments("versions: the image is named like the release", () => {
   const tag = /localhost\/echo-server:([\d.]+)/g;
   assertVersion(denoJson.version, [
     ["docs/deployment.md", tag],

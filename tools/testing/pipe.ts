@@ -5,16 +5,16 @@
  */
 
 import { textOf } from "./bytes.ts";
-import { output } from "./child.ts";
+import { Output, output } from "./child.ts";
 import { folder } from "./folder.ts";
-import { delay, Inbox } from "./timing.ts";
+import { delay } from "./timing.ts";
 
 /**
  * A pipe with a name, which nobody reads until `read` is called. It holds some
  * 750 lines of the log; 2000 more wait in the service.
  */
 export class Pipe implements AsyncDisposable {
-  readonly lines = new Inbox<string>();
+  readonly lines = new Output();
   readonly path: string;
   readonly #dir: AsyncDisposable;
   readonly #file: Deno.FsFile;
@@ -43,13 +43,11 @@ export class Pipe implements AsyncDisposable {
   read(size: number): void {
     this.#reading = (async () => {
       const chunk = new Uint8Array(size);
-      for (let rest = ""; rest !== "end";) {
+      while (this.lines.rest !== "end") {
         const n = await this.#file.read(chunk);
         this.reads++;
         await delay(this.pause);
-        const lines = (rest + textOf(chunk.subarray(0, n ?? 0))).split("\n");
-        rest = lines.pop()!;
-        lines.forEach(this.lines.push);
+        this.lines.add(textOf(chunk.subarray(0, n ?? 0)));
       }
     })();
   }

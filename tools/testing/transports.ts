@@ -13,6 +13,7 @@ import {
   connectResettable,
   type ResettableClient,
 } from "./clients.ts";
+import { folder } from "./folder.ts";
 import type { Need } from "./needs.ts";
 
 /** A listener, and a way to connect to it. */
@@ -109,12 +110,12 @@ async function tlsNetwork() {
 }
 
 async function unixNetwork() {
-  const dir = await Deno.makeTempDir();
-  const path = `${dir}/echo.sock`;
+  const dir = await folder();
+  const path = `${dir.path}/echo.sock`;
   return {
     listener: Deno.listen({ transport: "unix", path }),
     connect: () => Deno.connect({ transport: "unix", path }),
-    clean: () => Deno.remove(dir, { recursive: true }),
+    clean: async () => await dir[Symbol.asyncDispose](),
     lots: 1 << 20,
   };
 }

@@ -11,6 +11,7 @@
 
 import { parseArgs } from "@std/cli/parse-args";
 import { output } from "../testing/child.ts";
+import { runMain } from "../testing/command.ts";
 import { folder } from "../testing/folder.ts";
 import { exists } from "../testing/needs.ts";
 import { refuse, runTool, UsageError } from "../testing/run_tool.ts";
@@ -29,12 +30,12 @@ Usage: deno task trace [options]
       --svg FILE   also draw the timeline
   -h, --help       print this and exit`;
 
-const MODES = ["concurrent", "serial", "events"];
+export const MODES = ["concurrent", "serial", "events"];
 
 /** Traces this service in one of its modes. */
 export function traceMode(mode: string, signal?: AbortSignal): Promise<Row[]> {
-  const main = [Deno.execPath(), "run", "--allow-net", "main.ts"];
-  return traceTwoClients([...main, "--port", "0", "--mode", mode], signal);
+  const program = [...runMain("--allow-net"), "--port", "0", "--mode", mode];
+  return traceTwoClients(program, signal);
 }
 
 /** Builds a server written in Go, and traces it. */

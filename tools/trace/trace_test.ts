@@ -5,7 +5,7 @@ import { folder, readFile } from "../testing/folder.ts";
 import { needs, withFiles } from "../testing/needs.ts";
 import { draw } from "./timeline_picture.ts";
 import { format, type Row } from "./timeline.ts";
-import { traceGo, traceMode } from "./trace.ts";
+import { MODES, traceGo, traceMode } from "./trace.ts";
 import { traceTwoClients } from "./two_clients.ts";
 
 /** Who does what in a timeline, in order, without what varies between runs. */
@@ -40,7 +40,7 @@ function isServedAtOnce(timeline: string): boolean {
   return greeting < close;
 }
 
-for (const mode of ["serial", "concurrent", "events"]) {
+for (const mode of MODES) {
   withFiles(
     `trace: docs/kernel.md shows what the kernel sees of --mode ${mode}`,
     async () => {
@@ -118,7 +118,7 @@ async function traceDiary(name: string): Promise<string> {
 withFiles(
   "trace: shows what the kernel sees of the diary's programs in Go",
   async () => {
-    for (const name of ["serial", "concurrent", "events"]) {
+    for (const name of MODES) {
       const seen = await traceDiary(name);
       assertEquals(isServedAtOnce(seen), name !== "serial");
       // The diary's last program echoes its whole buffer.

@@ -6,6 +6,7 @@
  */
 
 import { folder } from "../testing/folder.ts";
+import { bytesOf, textOf } from "../testing/bytes.ts";
 import { now, TracedServer } from "./strace.ts";
 import { annotate, type Row } from "./timeline.ts";
 
@@ -94,14 +95,14 @@ class Client implements Disposable {
 
   async send(text: string): Promise<void> {
     this.note(`sends ${quote(text)}`);
-    await this.conn.write(new TextEncoder().encode(text));
+    await this.conn.write(bytesOf(text));
   }
 
   async #listen(): Promise<void> {
     const buffer = new Uint8Array(4096);
     try {
       for (let n; (n = await this.conn.read(buffer)) !== null;) {
-        const text = new TextDecoder().decode(buffer.subarray(0, n));
+        const text = textOf(buffer.subarray(0, n));
         // The greeting may come with the echo, which may be padded with \0.
         for (const line of text.split(/(?<=\n)(?!\0)/)) {
           this.note(`gets ${quote(line)}`);
